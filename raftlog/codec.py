@@ -1,0 +1,240 @@
+"""The CBOR forms of the values and messages of the replicated log, on the wire and on the disk.
+
+Everything is an array, with an integer tag first where it is one of several. Decoding checks every type and limit and
+builds the frozen classes of `types` and `messages`; anything else is a `CodecError`, trailing bytes included.
+
+    entry       [term, index, kind, version, time_ms, data]
+    membership  [[[id, incarnation], ...] voters, [...] learners]
+    hard state  [term, vote | null, commit, mode, [recover term, recover index]]
+    message     [tag, fields in the order of the class ...]     LogId and image names flattened to arrays
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import cbor2
+
+from raftlog.messages import (
+    AppendEntries,
+    AppendReply,
+    Heartbeat,
+    HeartbeatReply,
+    ImageChunk,
+    ImageReply,
+    Message,
+    RequestVote,
+    TransferNow,
+    VoteReply,
+)
+from raftlog.types import (
+    MAX_ENTRY_BYTES,
+    Entry,
+    EntryKind,
+    HardState,
+    LogId,
+    Member,
+    Membership,
+    Mode,
+)
+
+MAX_INT = 1 << 63
+"""Every integer of the formats is below this."""
+
+
+class CodecError(ValueError):
+    """Bytes that are no value of this format; the text says what was wrong. Close the connection or name the record."""
+
+
+def dumps(value: Any) -> bytes:
+    """Canonical enough: equal values of arrays, ints, bytes, str, bool and None give equal bytes."""
+    return cbor2.dumps(value)
+
+
+def loads(data: bytes) -> Any:
+    """The one CBOR value that `data` is. Raises `CodecError` on damage and on trailing bytes."""
+    stream = BytesIO(data)
+    try:
+        value = cbor2.CBORDecoder(stream).decode()
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise CodecError(f"not CBOR: {error}") from error
+    if stream.tell() != len(data):
+        raise CodecError(f"{len(data) - stream.tell()} bytes after the value")
+    return value
+
+
+def _int(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MAX_INT:
+        raise CodecError(f"not an integer in range: {value!r:.60}")
+    return value
+
+
+def _bool(value: Any) -> bool:
+    if type(value) is not bool:
+        raise CodecError(f"not a boolean: {value!r:.60}")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if type(value) is not bytes:
+        raise CodecError(f"not bytes: {value!r:.60}")
+    return value
+
+
+def array(value: Any, length: int | None = None) -> list[Any]:
+    """`value` as an array, of exactly `length` items if given."""
+    if type(value) is not list:
+        raise CodecError(f"not an array: {value!r:.60}")
+    if length is not None and len(value) != length:
+        raise CodecError(f"an array of {len(value)} items, not {length}")
+    return value
+
+
+def pack_log_id(log_id: LogId) -> list[int]:
+    return [log_id.term, log_id.index]
+
+
+def unpack_log_id(value: Any) -> LogId:
+    term, index = array(value, 2)
+    return LogId(_int(term), _int(index))
+
+
+def pack_entry(entry: Entry) -> list[Any]:
+    return [
+        entry.id.term,
+        entry.id.index,
+        int(entry.kind),
+        entry.version,
+        entry.time_ms,
+        entry.data,
+    ]
+
+
+_KINDS = {int(kind): kind for kind in EntryKind}
+
+
+def unpack_entry(value: Any) -> Entry:
+    term, index, kind, version, time_ms, data = array(value, 6)
+    if type(kind) is not int or kind not in _KINDS:
+        raise CodecError(f"unknown kind of entry: {kind!r:.60}")
+    if len(_bytes(data)) > MAX_ENTRY_BYTES:
+        raise CodecError(f"an entry of {len(data)} bytes, at most {MAX_ENTRY_BYTES}")
+    return Entry(LogId(_int(term), _int(index)), _KINDS[kind], data, _int(time_ms), _int(version))
+
+
+def pack_membership(membership: Membership) -> list[Any]:
+    return [[list(m) for m in membership.voters], [list(m) for m in membership.learners]]
+
+
+def unpack_membership(value: Any) -> Membership:
+    def members(items: Any) -> tuple[Member, ...]:
+        return tuple(Member(_int(i), _int(n)) for i, n in (array(m, 2) for m in array(items)))
+
+    voters, learners = array(value, 2)
+    try:
+        return Membership(members(voters), members(learners))
+    except CodecError:
+        raise
+    except ValueError as error:
+        raise CodecError(f"no membership: {error}") from error
+
+
+def pack_hard_state(hard: HardState) -> list[Any]:
+    return [hard.term, hard.vote, hard.commit, int(hard.mode), pack_log_id(hard.recover_to)]
+
+
+_MODES = {int(mode): mode for mode in Mode}
+
+
+def unpack_hard_state(value: Any) -> HardState:
+    term, vote, commit, mode, recover_to = array(value, 5)
+    if type(mode) is not int or mode not in _MODES:
+        raise CodecError(f"unknown mode of a peer: {mode!r:.60}")
+    return HardState(
+        _int(term),
+        None if vote is None else _int(vote),
+        _int(commit),
+        _MODES[mode],
+        unpack_log_id(recover_to),
+    )
+
+
+def _unpack_image(value: Any) -> tuple[int, LogId]:
+    incarnation, log_id = array(value, 2)
+    return (_int(incarnation), unpack_log_id(log_id))
+
+
+def encode_message(message: Message) -> list[Any]:
+    """The array form of a message, ready for `dumps` inside a frame."""
+    match message:
+        case RequestVote(term, last, pre, transfer):
+            return [1, term, pack_log_id(last), pre, transfer]
+        case VoteReply(term, granted, pre):
+            return [2, term, granted, pre]
+        case AppendEntries(term, prev, entries, commit, context):
+            packed = [pack_entry(e) for e in entries]
+            return [3, term, pack_log_id(prev), packed, commit, context]
+        case AppendReply(term, match, prev_index, hint, conflict_term, context):
+            return [4, term, match, prev_index, hint, conflict_term, context]
+        case Heartbeat(term, commit, context):
+            return [5, term, commit, context]
+        case HeartbeatReply(term, match, context):
+            return [6, term, match, context]
+        case TransferNow(term):
+            return [7, term]
+        case ImageChunk(term, (incarnation, at), membership, number, last, data, crc):
+            name = [incarnation, pack_log_id(at)]
+            return [8, term, name, pack_membership(membership), number, last, data, crc]
+        case ImageReply(term, (incarnation, at), wanted, installed):
+            return [9, term, [incarnation, pack_log_id(at)], wanted, installed]
+
+
+def _append_entries(term: Any, prev: Any, entries: Any, commit: Any, context: Any) -> Message:
+    items = tuple(unpack_entry(e) for e in array(entries))
+    return AppendEntries(_int(term), unpack_log_id(prev), items, _int(commit), _int(context))
+
+
+def _append_reply(term: Any, match: Any, prev_index: Any, hint: Any, conflict_term: Any, context: Any) -> Message:
+    matched = None if match is None else _int(match)
+    return AppendReply(_int(term), matched, _int(prev_index), _int(hint), _int(conflict_term), _int(context))
+
+
+def _image_chunk(term: Any, image: Any, membership: Any, number: Any, last: Any, data: Any, crc: Any) -> Message:
+    return ImageChunk(
+        _int(term),
+        _unpack_image(image),
+        unpack_membership(membership),
+        _int(number),
+        _bool(last),
+        _bytes(data),
+        _int(crc),
+    )
+
+
+_DECODERS: dict[int, tuple[int, Callable[..., Message]]] = {
+    1: (
+        4,
+        lambda t, last, pre, tr: RequestVote(_int(t), unpack_log_id(last), _bool(pre), _bool(tr)),
+    ),
+    2: (3, lambda t, granted, pre: VoteReply(_int(t), _bool(granted), _bool(pre))),
+    3: (5, _append_entries),
+    4: (6, _append_reply),
+    5: (3, lambda t, commit, context: Heartbeat(_int(t), _int(commit), _int(context))),
+    6: (3, lambda t, match, context: HeartbeatReply(_int(t), _int(match), _int(context))),
+    7: (1, lambda t: TransferNow(_int(t))),
+    8: (7, _image_chunk),
+    9: (4, lambda t, i, n, done: ImageReply(_int(t), _unpack_image(i), _int(n), _bool(done))),
+}
+
+
+def decode_message(value: Any) -> Message:
+    """The message that an array is. Raises `CodecError`; nothing partly decoded escapes."""
+    items = array(value)
+    if not items or type(items[0]) is not int or items[0] not in _DECODERS:
+        raise CodecError(f"unknown message: {items[:1]!r:.60}")
+    length, decode = _DECODERS[items[0]]
+    if len(items) != length + 1:
+        raise CodecError(f"message {items[0]} with {len(items) - 1} fields, not {length}")
+    return decode(*items[1:])

@@ -1,0 +1,147 @@
+"""The protocols of the storage floor: engines, transactions and the writer.
+
+An engine holds named tables of byte keys in byte order. Transactions are synchronous on purpose: none may span an
+`await`. Values handed to and from a transaction are *payloads*; the engine seals each into a record with a format
+version and a CRC over (table, key, payload) and opens it on every read (see `store.records`), so a damaged record
+raises `CorruptRecord` with its name and is never skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+MAX_KEY_BYTES = 511
+"""The longest key of any table, in bytes (LMDB's own limit)."""
+
+
+class StoreError(Exception):
+    """Local trouble with storage. The peer dies of it with one clear line and an exit code."""
+
+
+class CorruptRecord(StoreError):
+    """A record failed its check. Carries `table` and `key`; nothing of it may be served."""
+
+    def __init__(self, table: str, key: bytes, why: str) -> None:
+        super().__init__(f"corrupt record in table {table!r}, key {key.hex()}: {why}")
+        self.table = table
+        self.key = key
+        self.why = why
+
+
+class FormatMismatch(StoreError):
+    """The directory is not what was expected: other format, engine, cluster, peer or kind of environment."""
+
+
+class CommitFailed(StoreError):
+    """A commit raised. What it held may or may not be on disk: the peer must die and recover, never retry."""
+
+
+class Fenced(StoreError):
+    """The engine was fenced (its peer is dead); no call reaches the disk any more."""
+
+
+class ReadTxn(Protocol):
+    """A consistent view of all tables at one commit. Valid inside its `with` block only, on one thread."""
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The payload at `key`, or None. Raises `CorruptRecord`."""
+        ...
+
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, payload) for start <= key < stop in key order (or reversed). `stop=None` is the end of the table.
+
+        The iterator must be used up before the same transaction writes to the same table.
+        """
+        ...
+
+    def last(self, table: str, start: bytes = b"", stop: bytes | None = None) -> tuple[bytes, bytes] | None:
+        """The entry with the greatest key in start <= key < stop, or None."""
+        ...
+
+
+class WriteTxn(ReadTxn, Protocol):
+    """A transaction that also writes; its own writes are visible to its reads."""
+
+    def put(self, table: str, key: bytes, payload: bytes, *, append: bool = False) -> None:
+        """Store `payload`. With `append`, `key` must be greater than every key of the table (`StoreError` if not)."""
+        ...
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove `key`; False if it was not there."""
+        ...
+
+    def delete_range(self, table: str, start: bytes, stop: bytes | None, *, limit: int | None = None) -> int:
+        """Remove start <= key < stop, in key order, at most `limit` entries. The number removed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Sizes of an environment, in bytes, and its latest transaction number."""
+
+    map_size_bytes: int
+    used_bytes: int
+    last_txnid: int
+    free_pages: int
+    readers: int
+
+
+class Engine(Protocol):
+    """One environment: a fixed set of tables, one writer at a time, any number of readers."""
+
+    tables: tuple[str, ...]
+
+    def read(self) -> AbstractContextManager[ReadTxn]: ...
+
+    def write(self) -> AbstractContextManager[WriteTxn]:
+        """One durable transaction. Clean exit = durable; an exception inside = nothing of it; an exception from the
+        commit itself is raised as `CommitFailed` and the engine is fenced."""
+        ...
+
+    def info(self) -> EngineInfo: ...
+
+    def fence(self) -> None:
+        """From now on every call raises `Fenced`. Synchronous, idempotent, never blocks on the disk."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """Runs write jobs of one engine in order, each in a transaction of its own, away from the event loop.
+
+    `on_done(result)` is called on the event loop's thread after the job's transaction is durable, in order of
+    submission. A job that raises, or a commit that fails, calls the writer's `on_fatal(exception)` (given when it was
+    made) once and no `on_done` after it.
+    """
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def busy_since(self) -> float | None:
+        """Loop time at which the oldest unfinished job was submitted, None when idle."""
+        ...
+
+    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
+        """Queue `job`. Never blocks. After `fence()` or a failure it is dropped silently."""
+        ...
+
+    def fence(self) -> None:
+        """No further job starts, no further `on_done` is called. Fences the engine too."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until every job submitted so far is done (or the writer is fenced)."""
+        ...
+
+    def close(self) -> None:
+        """End the writer after the job in progress; queued jobs are dropped. The engine is left open."""
+        ...
