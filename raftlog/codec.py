@@ -176,12 +176,12 @@ def encode_message(message: Message) -> list[Any]:
         case AppendEntries(term, prev, entries, commit, context):
             packed = [pack_entry(e) for e in entries]
             return [3, term, pack_log_id(prev), packed, commit, context]
-        case AppendReply(term, match, prev_index, hint, conflict_term, context):
-            return [4, term, match, prev_index, hint, conflict_term, context]
+        case AppendReply(term, match, prev_index, hint, conflict_term, context, counts):
+            return [4, term, match, prev_index, hint, conflict_term, context, counts]
         case Heartbeat(term, commit, context):
             return [5, term, commit, context]
-        case HeartbeatReply(term, match, context):
-            return [6, term, match, context]
+        case HeartbeatReply(term, match, context, counts):
+            return [6, term, match, context, counts]
         case TransferNow(term):
             return [7, term]
         case ImageChunk(term, (incarnation, at), membership, number, last, data, crc):
@@ -196,9 +196,13 @@ def _append_entries(term: Any, prev: Any, entries: Any, commit: Any, context: An
     return AppendEntries(_int(term), unpack_log_id(prev), items, _int(commit), _int(context))
 
 
-def _append_reply(term: Any, match: Any, prev_index: Any, hint: Any, conflict_term: Any, context: Any) -> Message:
+def _append_reply(
+    term: Any, match: Any, prev_index: Any, hint: Any, conflict_term: Any, context: Any, counts: Any
+) -> Message:
     matched = None if match is None else _int(match)
-    return AppendReply(_int(term), matched, _int(prev_index), _int(hint), _int(conflict_term), _int(context))
+    return AppendReply(
+        _int(term), matched, _int(prev_index), _int(hint), _int(conflict_term), _int(context), _bool(counts)
+    )
 
 
 def _image_chunk(term: Any, image: Any, membership: Any, number: Any, last: Any, data: Any, crc: Any) -> Message:
@@ -220,9 +224,9 @@ _DECODERS: dict[int, tuple[int, Callable[..., Message]]] = {
     ),
     2: (3, lambda t, granted, pre: VoteReply(_int(t), _bool(granted), _bool(pre))),
     3: (5, _append_entries),
-    4: (6, _append_reply),
+    4: (7, _append_reply),
     5: (3, lambda t, commit, context: Heartbeat(_int(t), _int(commit), _int(context))),
-    6: (3, lambda t, match, context: HeartbeatReply(_int(t), _int(match), _int(context))),
+    6: (4, lambda t, m, context, counts: HeartbeatReply(_int(t), _int(m), _int(context), _bool(counts))),
     7: (1, lambda t: TransferNow(_int(t))),
     8: (7, _image_chunk),
     9: (4, lambda t, i, n, done: ImageReply(_int(t), _unpack_image(i), _int(n), _bool(done))),

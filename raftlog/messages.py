@@ -52,7 +52,8 @@ class AppendEntries:
 class AppendReply:
     """`match`: the follower's log equals the leader's up to here, durably. `None` = refused at `prev`; then
     `hint` is where the leader should look: the first index of the follower's conflicting term (`conflict_term`), or
-    the index after its last entry with conflict_term 0."""
+    the index after its last entry with conflict_term 0. `counts` is False from a recovering peer: it takes entries, but
+    is no part of any quorum."""
 
     term: int
     match: int | None
@@ -60,6 +61,7 @@ class AppendReply:
     hint: int = 0
     conflict_term: int = 0
     context: int = 0
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class HeartbeatReply:
     term: int
     match: int
     context: int = 0
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,277 @@
+"""What a leader does: replicate, commit, heartbeats, read rounds, leases, transfer.
+
+Paper sections 5.3, 5.4, 8; thesis 3.10 (transfer), 6.4 (reads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from raftlog.codec import dumps
+from raftlog.messages import AppendEntries, AppendReply, Heartbeat, HeartbeatReply, ImageReply, TransferNow
+from raftlog.roles import Flow, Leader, Progress, ReadRound, quorum_value
+from raftlog.state import CoreState, ReadDone
+from raftlog.types import MAX_ENTRY_BYTES, Entry, EntryKind, LogId, PeerId, Proposal
+
+
+class Refusal(IntEnum):
+    """Why a proposal was definitely not taken."""
+
+    NOT_LEADER = 1
+    TRANSFERRING = 2
+    TOO_LARGE = 3
+    BUSY = 4
+    """Too many uncommitted bytes; try again later."""
+
+
+def become_leader(state: CoreState, now: float) -> None:
+    """Start the term with a no-op that names leader and boot number; only it makes older entries committed."""
+    leader = Leader(state.log.last.index + 1, now, {}, now + state.config.heartbeat_s)
+    state.role = leader
+    state.note("leader", state.me)
+    refresh_members(state, leader, now)
+    _append(state, [Proposal(dumps([state.me, state.boot]), 0, EntryKind.NOOP)])
+
+
+def refresh_members(state: CoreState, leader: Leader, now: float) -> None:
+    """Follow the membership in force: progress for every peer in it and for nobody else."""
+    peers = state.peers()
+    for peer in peers:
+        if peer not in leader.progress:
+            leader.progress[peer] = Progress(next=leader.term_start, heard=now)
+    for gone in sorted(set(leader.progress) - set(peers)):
+        del leader.progress[gone]
+
+
+def _append(state: CoreState, proposals: Sequence[Proposal]) -> list[LogId]:
+    first = state.log.last.index + 1
+    entries = [Entry(LogId(state.term, first + i), p.kind, p.data, p.time_ms) for i, p in enumerate(proposals)]
+    state.log.append(entries)
+    state.durability.appended(first)
+    return [e.id for e in entries]
+
+
+def propose(state: CoreState, leader: Leader, proposals: Sequence[Proposal], now: float) -> list[LogId | Refusal]:
+    """Append what fits, in order; a refused one leaves no trace."""
+    outcomes: list[LogId | Refusal] = []
+    room = state.config.uncommitted_bytes_max - state.log.bytes_between(state.commit, state.log.last.index)
+    for proposal in proposals:
+        if leader.transfer_to is not None:
+            outcomes.append(Refusal.TRANSFERRING)
+        elif len(proposal.data) > MAX_ENTRY_BYTES:
+            outcomes.append(Refusal.TOO_LARGE)
+        elif len(proposal.data) > room:
+            state.mark("uncommitted cap")
+            outcomes.append(Refusal.BUSY)
+        else:
+            room -= len(proposal.data) + 32
+            outcomes.extend(_append(state, [proposal]))
+            if proposal.kind is EntryKind.MEMBERSHIP:
+                refresh_members(state, leader, now)
+    return outcomes
+
+
+def quorum_contact(state: CoreState, leader: Leader, now: float) -> float:
+    """The latest time at which a quorum, this peer included, had been heard."""
+    heard = [(peer, p.heard) for peer, p in leader.progress.items() if p.counts]
+    return quorum_value(state.membership, [*heard, (state.me, now)])
+
+
+def lease_until(state: CoreState, leader: Leader) -> float:
+    """Until when no other leader can have been elected: from the *send* time of a round that a quorum acknowledged.
+    Minus infinity before the term's no-op is committed and after a transfer was sent in this term."""
+    if leader.transfer_sent or state.commit < leader.term_start:
+        return float("-inf")
+    sent = [(peer, p.lease_from) for peer, p in leader.progress.items() if p.counts]
+    start = quorum_value(state.membership, [*sent, (state.me, float("inf"))])
+    return start + state.config.election_min_s * (1 - state.config.clock_drift)
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def _heard(state: CoreState, leader: Leader, progress: Progress, context: int, counts: bool, now: float) -> None:
+    progress.heard = now
+    progress.counts = counts
+    if context > progress.context:
+        progress.context = context
+        progress.lease_from = leader.context_sent.get(context, progress.lease_from)
+        if counts:
+            confirm_reads(state, leader)
+
+
+def on_append_reply(state: CoreState, leader: Leader, sender: PeerId, message: AppendReply, now: float) -> None:
+    """Move `match` and `next`; on a refusal look further back, a term at a time."""
+    progress = leader.progress.get(sender)
+    if progress is None:
+        return
+    _heard(state, leader, progress, message.context, message.counts, now)
+    if message.match is not None:
+        assert message.match <= state.log.last.index, f"peer {sender} holds {message.match}, we {state.log.last}"
+        progress.matched(message.match)
+        maybe_commit(state, leader)
+        return
+    if message.prev_index <= progress.match or progress.flow is Flow.IMAGE:
+        return  # an old refusal
+    if progress.flow is Flow.PROBE and message.prev_index != progress.next - 1:
+        return
+    hint = min(message.hint, message.prev_index)
+    if message.conflict_term:
+        ours = state.log.last_index_of_term(message.conflict_term, message.prev_index)
+        if ours is not None and ours >= hint:
+            hint = min(ours + 1, message.prev_index)
+    progress.probe(hint)
+
+
+def on_heartbeat_reply(state: CoreState, leader: Leader, sender: PeerId, message: HeartbeatReply, now: float) -> None:
+    """A sign of life; repairs a lost acknowledgement and lets a probe go on."""
+    progress = leader.progress.get(sender)
+    if progress is None:
+        return
+    _heard(state, leader, progress, message.context, message.counts, now)
+    progress.probing = False
+    if message.match > progress.match and progress.flow is not Flow.IMAGE:
+        progress.matched(min(message.match, state.log.last.index))
+        maybe_commit(state, leader)
+
+
+def on_image_reply(state: CoreState, leader: Leader, sender: PeerId, message: ImageReply, now: float) -> None:
+    """The node drives the transfer; an installed image moves the peer's match."""
+    progress = leader.progress.get(sender)
+    if progress is None:
+        return
+    progress.heard = now
+    if message.installed and progress.flow is Flow.IMAGE:
+        progress.matched(message.image[1].index)
+        maybe_commit(state, leader)
+
+
+def maybe_commit(state: CoreState, leader: Leader) -> None:
+    """Commit by counting, entries of the own term only (section 5.4.2, figure 8). Our own match is what is stable."""
+    counted = [(peer, float(p.match)) for peer, p in leader.progress.items() if p.counts]
+    index = int(max(0, quorum_value(state.membership, [*counted, (state.me, float(state.durability.stable))])))
+    if index > state.commit and state.log.term_at(index) == state.term:
+        state.raise_commit(index)
+
+
+# --- sending -----------------------------------------------------------------------------------------------------
+
+
+def replicate(state: CoreState, leader: Leader, now: float) -> None:
+    """Hand out what each peer may get now. Peers at the same position share one message (and so one encoding)."""
+    last = state.log.last.index
+    shared: dict[int, AppendEntries] = {}
+    for peer, progress in sorted(leader.progress.items()):
+        while progress.next <= last and _may_send(state, progress):
+            if progress.next <= state.log.base.index:
+                progress.flow, progress.probing = Flow.IMAGE, False
+                progress.inflight.clear()
+                progress.inflight_bytes = 0
+                state.image_wanted.append(peer)
+                state.mark("image wanted")
+                break
+            message = shared.get(progress.next)
+            if message is None:
+                entries = state.log.slice(progress.next, last, state.config.append_bytes_max)
+                prev = state.log.id_at(progress.next - 1)
+                message = AppendEntries(state.term, prev, entries, state.commit, leader.context)
+                shared[progress.next] = message
+            state.send(peer, message)
+            progress.sent(message.entries[-1].id.index, sum(e.size_bytes for e in message.entries), now)
+    if leader.transfer_to is not None:
+        _maybe_transfer(state, leader)
+
+
+def _may_send(state: CoreState, progress: Progress) -> bool:
+    match progress.flow:
+        case Flow.PROBE:
+            return not progress.probing
+        case Flow.STREAM:
+            return (
+                len(progress.inflight) < state.config.window_messages
+                and progress.inflight_bytes < state.config.window_bytes
+            )
+        case Flow.IMAGE:
+            return False
+
+
+def _new_context(leader: Leader, now: float) -> int:
+    leader.context += 1
+    leader.context_sent[leader.context] = now
+    oldest = min((p.context for p in leader.progress.values()), default=leader.context)
+    for context in [c for c in leader.context_sent if c <= oldest or c < leader.context - 64]:
+        del leader.context_sent[context]
+    return leader.context
+
+
+def broadcast(state: CoreState, leader: Leader, now: float) -> None:
+    """One heartbeat round. It carries commit as far as each peer holds the log, so nothing unknown is committed."""
+    context = _new_context(leader, now)
+    for peer, progress in sorted(leader.progress.items()):
+        state.send(peer, Heartbeat(state.term, min(state.commit, progress.match), context))
+
+
+def on_heartbeat_time(state: CoreState, leader: Leader, now: float) -> None:
+    """The regular round; appends unanswered for too long are taken for lost."""
+    leader.next_heartbeat = now + state.config.heartbeat_s
+    for _, progress in sorted(leader.progress.items()):
+        if progress.inflight and now - progress.inflight[0][2] > state.config.retry_s:
+            state.mark("append lost")
+            progress.probe(progress.match + 1)
+            progress.probing = True
+    broadcast(state, leader, now)
+
+
+# --- reads -------------------------------------------------------------------------------------------------------
+
+
+def begin_round(state: CoreState, leader: Leader, now: float) -> None:
+    """Put all queued reads on one heartbeat round, once the term's no-op is committed."""
+    if not leader.queued or state.commit < leader.term_start:
+        return
+    if len(leader.rounds) >= state.config.read_rounds_max:
+        return
+    tokens, leader.queued = leader.queued, []
+    broadcast(state, leader, now)
+    leader.rounds.append(ReadRound(leader.context, state.commit, tokens))
+    confirm_reads(state, leader)
+
+
+def confirm_reads(state: CoreState, leader: Leader) -> None:
+    """Rounds that a quorum has answered become readable once their index is applied."""
+    seen = [(peer, float(p.context)) for peer, p in leader.progress.items() if p.counts]
+    confirmed = quorum_value(state.membership, [*seen, (state.me, float("inf"))])
+    while leader.rounds and leader.rounds[0].context <= confirmed:
+        leader.confirmed.append(leader.rounds.popleft())
+    answer_reads(state, leader)
+
+
+def answer_reads(state: CoreState, leader: Leader) -> None:
+    """Answer the confirmed rounds whose index the state machine has reached."""
+    while leader.confirmed and leader.confirmed[0].index <= state.applied:
+        state.reads_done.extend(ReadDone(token, True) for token in leader.confirmed.popleft().tokens)
+
+
+def read(state: CoreState, leader: Leader, token: Any) -> None:
+    """Queue a linearizable read; refused when too many wait."""
+    if leader.waiting_reads() >= state.config.reads_max:
+        state.mark("reads refused")
+        state.reads_done.append(ReadDone(token, False))
+        return
+    leader.queued.append(token)
+
+
+# --- transfer ----------------------------------------------------------------------------------------------------
+
+
+def _maybe_transfer(state: CoreState, leader: Leader) -> None:
+    to = leader.transfer_to
+    if to is None or leader.transfer_sent:
+        return
+    progress = leader.progress.get(to)
+    if progress is not None and progress.match == state.log.last.index:
+        leader.transfer_sent = True
+        state.mark("transfer sent")
+        state.send(to, TransferNow(state.term))
