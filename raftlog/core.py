@@ -6,8 +6,8 @@ reads never wait for an fsync. The ordering laws:
 
 1. At most one save is in flight; what changes meanwhile coalesces into the next.
 2. *Promises* (a request for votes, a granted vote, our own vote and match, an acknowledgement of entries or of an
-   image) stay inside the core until their save is reported, and are dropped if the term has moved. Everything in `send` may
-   leave at once: a leader's appends go out before its own sync.
+   image) stay inside the core until their save is reported, and are dropped if the term has moved. Everything in `send`
+   may leave at once: a leader's appends go out before its own sync.
 3. Truncation lowers `stable`. `saved(t)` raises it no further than what t held and no later truncation cut.
 4. Heartbeat and read answers leave at once, with match = min(match, stable).
 5. `committed` <= min(commit, stable): `applied` never passes the local durable log. A `take()` is bounded in bytes.
