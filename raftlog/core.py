@@ -18,6 +18,7 @@ reads never wait for an fsync. The ordering laws:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, assert_never
 
@@ -338,6 +339,10 @@ class RaftCore:
             return None
         entries: tuple[Entry, ...] = ()
         last = state.log.last.index
+        covered = durability.stable  # the last entry that will be durable with this save
         if with_log and durability.dirty is not None and durability.dirty <= last:
             entries = state.log.slice(durability.dirty, last, state.config.take_bytes_max)
-        return durability.begin(state.hard, entries, with_log=with_log, last=last, now=state.now)
+        if with_log and durability.dirty is not None:
+            covered = entries[-1].id.index if entries else durability.dirty - 1
+        hard = replace(state.hard, commit=min(state.commit, covered))
+        return durability.begin(hard, entries, with_log=with_log, last=last, now=state.now)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from raftlog.codec import CodecError, array, dumps, loads
 from raftlog.types import LogId, PeerId
 from store.engine import ReadTxn, WriteTxn
+
+
+T = TypeVar("T")
 
 
 class Operation(NamedTuple):
@@ -65,6 +68,10 @@ class StateMachine(Protocol):
 
     def apply(self, txn: WriteTxn, command: bytes, at: LogId) -> bytes:
         """The effect and the encoded reply. Total: bad bytes give an error reply; raises only on a broken invariant."""
+        ...
+
+    def grows(self, command: bytes) -> bool:
+        """The command may need room for data: it is refused before it is proposed while the space alarm is on."""
         ...
 
     def background(self, txn: WriteTxn, budget: int) -> bool:
@@ -120,8 +127,9 @@ class ReplicatedStateMachine(Protocol):
         """Propose. `done` is called exactly once, possibly before `submit` returns; never blocks."""
         ...
 
-    def when_readable(self, done: Callable[[ReadTxn | NotLeader | Unknown], Any]) -> None:
-        """Calls `done(view)` once a linearizable read may be made from `view` (valid during the call only)."""
+    def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
+        """Calls `read(view)` once a linearizable read may be made, and `done` with what it returned; or `done` alone
+        with why not. `view` is valid during the call only. (In two steps, because a lease is checked between them.)"""
         ...
 
     @property

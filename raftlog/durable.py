@@ -1,0 +1,307 @@
+"""The durable form of a peer: the schema of its two environments and the rules of recovery.
+
+    log/    the sync path                                      state/   written behind: on size, idle, purge, stop
+      meta     format  the stamp (store.format)                  meta    format   the stamp
+               hard    hard state                                        applied  [log id, membership, state hash]
+               base    [log id, membership] last purged                  slot     0 | 1: which tables are live
+               boot    number of starts                          T@0 T@1 for each table T of the state machine
+               intent  [log id, membership] of an image
+      entries  index (u64 BE) -> entry
+      journal  number (u64 BE) -> [time_ms, boot, name, term, peer | null]
+
+Payloads are the CBOR arrays of `raftlog.codec`, each sealed with a CRC by the engine. What a crash can leave:
+
+* A save is one transaction: hard state, truncation and new entries together, or nothing of them.
+* Effects are in `state/` together with `applied`, or not at all; base <= applied <= last is normal, the tail is
+  replayed. The purge base moves in the purge transaction, never beyond the durable `applied`.
+* Installing an image: (0) `intent` in log/; (1) `slot` and `applied` flip in state/, one transaction; (2) the log's
+  base is reset and the intent removed, one transaction; (3) acknowledge. An intent found at start redoes (2) if (1)
+  happened, else it is dropped. Anything else is corruption: `CorruptLog`, which names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raftlog.codec import (
+    CodecError,
+    array,
+    dumps,
+    loads,
+    pack_entry,
+    pack_hard_state,
+    pack_log_id,
+    pack_membership,
+    unpack_entry,
+    unpack_hard_state,
+    unpack_log_id,
+    unpack_membership,
+)
+from raftlog.saves import Save
+from raftlog.types import ZERO, Entry, EntryKind, HardState, LogId, Membership, Mode, PeerId, Restored
+from store.engine import CorruptRecord, Engine, ReadTxn, StoreError, WriteTxn
+
+LOG_TABLES = ("meta", "entries", "journal")
+JOURNAL_MAX = 4096
+"""How many journal records a peer keeps."""
+
+EMPTY = Membership(())
+"""The membership before entry 1."""
+
+
+class CorruptLog(StoreError):
+    """The directories of a peer contradict themselves; the text names the records. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecord:
+    """One line of a peer's history: starts, stops, roles, votes. `time_ms` is wall time."""
+
+    time_ms: int
+    boot: int
+    name: str
+    term: int
+    peer: PeerId | None
+
+
+def state_tables(machine_tables: Sequence[str]) -> tuple[str, ...]:
+    """The physical tables of state/: meta and two slots of each machine table."""
+    return ("meta", *(f"{t}@{slot}" for slot in (0, 1) for t in machine_tables))
+
+
+def index_key(index: int) -> bytes:
+    """Big-endian, so that byte order is index order."""
+    return index.to_bytes(8, "big")
+
+
+# --- bootstrap ---------------------------------------------------------------------------------------------------
+
+
+def bootstrap_entry(membership: Membership) -> Entry:
+    """Entry 1 of every group, byte-identical on all its peers."""
+    return Entry(LogId(1, 1), EntryKind.MEMBERSHIP, dumps(pack_membership(membership)))
+
+
+def fill_log(txn: WriteTxn, membership: Membership) -> None:
+    """The contents of a new voting peer's log/ (explicit bootstrap only)."""
+    write_hard(txn, HardState(term=1, vote=None, commit=1))
+    write_base(txn, ZERO, EMPTY)
+    txn.put("meta", b"boot", dumps(0))
+    append_entries(txn, [bootstrap_entry(membership)])
+
+
+def fill_log_recovering(txn: WriteTxn, recover_to: LogId) -> None:
+    """The contents of log/ for a peer whose disk was lost: it takes the log but counts for nothing."""
+    write_hard(txn, HardState(mode=Mode.RECOVERING, recover_to=recover_to))
+    write_base(txn, ZERO, EMPTY)
+    txn.put("meta", b"boot", dumps(0))
+
+
+def fill_state(txn: WriteTxn) -> None:
+    """The contents of a new peer's state/."""
+    write_applied(txn, ZERO, EMPTY, b"")
+    txn.put("meta", b"slot", dumps(0))
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+def _read(txn: ReadTxn, key: bytes) -> Any:
+    payload = txn.get("meta", key)
+    if payload is None:
+        raise CorruptLog(f"record meta/{key.decode()} is missing")
+    try:
+        return loads(payload)
+    except CodecError as error:
+        raise CorruptRecord("meta", key, str(error)) from error
+
+
+def write_hard(txn: WriteTxn, hard: HardState) -> None:
+    """Store the hard state."""
+    txn.put("meta", b"hard", dumps(pack_hard_state(hard)))
+
+
+def read_hard(txn: ReadTxn) -> HardState:
+    """The stored hard state."""
+    return unpack_hard_state(_read(txn, b"hard"))
+
+
+def write_base(txn: WriteTxn, base: LogId, membership: Membership) -> None:
+    """Store the purge base and the membership as of it."""
+    txn.put("meta", b"base", dumps([pack_log_id(base), pack_membership(membership)]))
+
+
+def read_base(txn: ReadTxn) -> tuple[LogId, Membership]:
+    """The stored purge base."""
+    base, membership = array(_read(txn, b"base"), 2)
+    return unpack_log_id(base), unpack_membership(membership)
+
+
+def read_boot(txn: ReadTxn) -> int:
+    """How often the peer was started."""
+    boot = _read(txn, b"boot")
+    if type(boot) is not int:
+        raise CorruptRecord("meta", b"boot", f"not a number: {boot!r:.40}")
+    return boot
+
+
+def write_applied(txn: WriteTxn, applied: LogId, membership: Membership, state_hash: bytes) -> None:
+    """Store the applied position; always in the transaction of the effects it covers."""
+    txn.put("meta", b"applied", dumps([pack_log_id(applied), pack_membership(membership), state_hash]))
+
+
+def read_applied(txn: ReadTxn) -> tuple[LogId, Membership, bytes]:
+    """The stored applied position, the membership as of it, and the state hash at it."""
+    applied, membership, state_hash = array(_read(txn, b"applied"), 3)
+    return unpack_log_id(applied), unpack_membership(membership), bytes(state_hash)
+
+
+def read_slot(txn: ReadTxn) -> int:
+    """Which slot of tables is live."""
+    slot = _read(txn, b"slot")
+    if slot not in (0, 1):
+        raise CorruptRecord("meta", b"slot", f"neither 0 nor 1: {slot!r:.40}")
+    return int(slot)
+
+
+def read_intent(txn: ReadTxn) -> tuple[LogId, Membership] | None:
+    """The image whose installation was begun, if any."""
+    if txn.get("meta", b"intent") is None:
+        return None
+    at, membership = array(_read(txn, b"intent"), 2)
+    return unpack_log_id(at), unpack_membership(membership)
+
+
+def read_entries(txn: ReadTxn, first: int = 0, last: int | None = None) -> Iterator[Entry]:
+    """The stored entries first..last in index order. Raises `CorruptRecord` / `CorruptLog` at the first wrong one."""
+    stop = None if last is None else index_key(last + 1)
+    for key, payload in txn.scan("entries", index_key(first), stop):
+        try:
+            entry = unpack_entry(loads(payload))
+        except CodecError as error:
+            raise CorruptRecord("entries", key, str(error)) from error
+        if index_key(entry.id.index) != key:
+            raise CorruptLog(f"record entries/{int.from_bytes(key, 'big')} holds entry {entry.id.index}")
+        yield entry
+
+
+def read_journal(txn: ReadTxn) -> Iterator[JournalRecord]:
+    """The journal, oldest first."""
+    for key, payload in txn.scan("journal"):
+        try:
+            time_ms, boot, name, term, peer = array(loads(payload), 5)
+        except CodecError as error:
+            raise CorruptRecord("journal", key, str(error)) from error
+        yield JournalRecord(time_ms, boot, name, term, peer)
+
+
+# --- writes ------------------------------------------------------------------------------------------------------
+
+
+def append_entries(txn: WriteTxn, entries: Sequence[Entry]) -> None:
+    """Append after the last stored entry; the engine refuses a key that is not the greatest."""
+    for entry in entries:
+        txn.put("entries", index_key(entry.id.index), dumps(pack_entry(entry)), append=True)
+
+
+def write_save(txn: WriteTxn, save: Save, journal: Sequence[JournalRecord]) -> None:
+    """A save of the core, with the journal records that wait for a ride."""
+    write_hard(txn, save.hard)
+    if save.first is not None:
+        txn.delete_range("entries", index_key(save.first), None)
+        append_entries(txn, save.entries)
+        if save.entries:
+            last = txn.last("entries")
+            assert last is not None and last[0] == index_key(save.entries[-1].id.index), f"last key {last}"
+    write_journal(txn, journal)
+
+
+def write_journal(txn: WriteTxn, records: Sequence[JournalRecord]) -> None:
+    """Append to the journal and drop its oldest records beyond the bound."""
+    if not records:
+        return
+    last = txn.last("journal")
+    number = int.from_bytes(last[0], "big") if last else 0
+    for record in records:
+        number += 1
+        row = [record.time_ms, record.boot, record.name, record.term, record.peer]
+        txn.put("journal", index_key(number), dumps(row), append=True)
+    if number > JOURNAL_MAX:
+        txn.delete_range("journal", b"", index_key(number - JOURNAL_MAX + 1))
+
+
+def write_purge(txn: WriteTxn, base: LogId, membership: Membership) -> None:
+    """Remove the entries at or below `base`, which becomes the purge base in the same transaction."""
+    write_base(txn, base, membership)
+    txn.delete_range("entries", b"", index_key(base.index + 1))
+
+
+def write_intent(txn: WriteTxn, at: LogId, membership: Membership) -> None:
+    """Step 0 of an installation."""
+    txn.put("meta", b"intent", dumps([pack_log_id(at), pack_membership(membership)]))
+
+
+def write_flip(txn: WriteTxn, slot: int, at: LogId, membership: Membership, state_hash: bytes) -> None:
+    """Step 1 of an installation, in state/: the staged slot becomes the live one."""
+    txn.put("meta", b"slot", dumps(slot))
+    write_applied(txn, at, membership, state_hash)
+
+
+def write_reset(txn: WriteTxn, at: LogId, membership: Membership) -> bool:
+    """Step 2 of an installation: the base moves to the image; the suffix stays only if index *and* term match."""
+    payload = txn.get("entries", index_key(at.index))
+    kept = payload is not None and unpack_entry(loads(payload)).id == at
+    write_base(txn, at, membership)
+    txn.delete_range("entries", b"", index_key(at.index + 1) if kept else None)
+    txn.delete("meta", b"intent")
+    return kept
+
+
+# --- recovery ----------------------------------------------------------------------------------------------------
+
+
+def recover(log: Engine, state: Engine, time_ms: int) -> Restored:
+    """What the peer's directories say, checked, after finishing or dropping an interrupted installation.
+
+    Counts the start (durably) and writes it into the journal. Raises `CorruptLog` or `CorruptRecord`, and then nothing
+    was changed but perhaps a finished installation.
+    """
+    with state.read() as txn:
+        applied, _, _ = read_applied(txn)
+    with log.read() as txn:
+        intent = read_intent(txn)
+    if intent is not None:
+        with log.write() as wtxn:
+            if intent[0] == applied:
+                write_reset(wtxn, *intent)
+            else:
+                wtxn.delete("meta", b"intent")
+    with log.read() as txn:
+        restored = restore(txn, applied)
+        boot = read_boot(txn) + 1
+    with log.write() as wtxn:
+        wtxn.put("meta", b"boot", dumps(boot))
+        write_journal(wtxn, [JournalRecord(time_ms, boot, "start", restored.hard.term, None)])
+    return Restored(restored.hard, restored.base, restored.base_membership, restored.entries, restored.applied, boot)
+
+
+def restore(txn: ReadTxn, applied: LogId) -> Restored:
+    """Read and check log/ against the applied position of state/. Changes nothing."""
+    hard = read_hard(txn)
+    base, membership = read_base(txn)
+    entries = tuple(read_entries(txn))
+    last = base
+    for entry in entries:
+        if entry.id.index != last.index + 1 or entry.id.term < last.term:
+            raise CorruptLog(f"entry {entry.id} does not follow {last}")
+        last = entry.id
+    if not base.index <= applied.index <= last.index:
+        raise CorruptLog(f"applied {applied} is not between the purge base {base} and the last entry {last}")
+    stored = base if applied.index == base.index else entries[applied.index - base.index - 1].id
+    if stored != applied:
+        raise CorruptLog(f"applied {applied}, but the log has {stored} there")
+    if hard.commit > last.index:
+        raise CorruptLog(f"commit {hard.commit} is past the last entry {last}")
+    return Restored(hard, base, membership, entries, applied, read_boot(txn))

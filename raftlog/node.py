@@ -1,0 +1,498 @@
+"""The node: where clock, disk, network and core meet. One task owns the core; the rest talk to it by queues.
+
+A turn of the loop: step what came in, propose what was submitted as few entries, start a read round for what wants to
+read, let time pass (only after the inbox is drained and the time was sampled anew, or a pause would become an
+election), then carry out the effects until there are none. Nothing in a turn waits for the disk.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import trio
+
+from raftlog.core import RaftCore
+from raftlog.durable import JournalRecord, write_journal, write_purge, write_save
+from raftlog.image import ImageName, ImageReader, ImageReceiver, OutboundImage
+from raftlog.leading import Refusal
+from raftlog.machine import NotLeader, NotTaken, Operation, Outcome, Unknown, encode_operations
+from raftlog.messages import Envelope, ImageChunk, ImageReply
+from raftlog.net.base import Transport
+from raftlog.roles import Leader
+from raftlog.rsm import FLUSH_BYTES, Rsm
+from raftlog.saves import Save
+from raftlog.state import Effects, Event, ReadDone
+from raftlog.types import LogId, Membership, Mode, PeerId, Proposal, Role
+from store.engine import ReadTxn, StoreError, Writer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLimits:
+    """When a node batches, flushes and purges. Sizes in bytes, times in seconds."""
+
+    batch_operations: int = 128
+    """The most operations in one entry. 1 gives every operation an entry of its own (as the labs count)."""
+    batch_bytes: int = 256 << 10
+    """An entry is closed once its operations hold this much."""
+    inbox_slice: int = 512
+    """How many messages a turn steps before it looks at anything else."""
+    queue_operations: int = 8192
+    """The most submitted operations that wait for a turn; more are refused."""
+    log_bytes: int = 16 << 20
+    """The log is purged when it is longer than this ..."""
+    keep_bytes: int = 8 << 20
+    """... down to this much, for followers that are a little behind; never past the durable applied position."""
+    flush_bytes: int = FLUSH_BYTES
+    """Pending effects beyond this are flushed."""
+    flush_idle_s: float = 1.0
+    """Pending effects are flushed at the latest after this long."""
+    image_retry_s: float = 0.5
+    """A piece of an image unanswered for this long is sent again ..."""
+    image_patience_s: float = 10.0
+    """... and the transfer given up when nothing moved for this long ..."""
+    image_age_s: float = 120.0
+    """... or at this age of its snapshot, which pins pages of state/ ..."""
+    image_growth_bytes: int = 512 << 20
+    """... or when state/ has grown by this much meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node as of now. Positions are indexes unless they are LogIds."""
+
+    role: Role
+    mode: Mode
+    term: int
+    vote: PeerId | None
+    leader: PeerId | None
+    commit: int
+    applied: LogId
+    flushed: LogId
+    last: LogId
+    stable: int
+    base: LogId
+    membership: Membership
+    state_hash: bytes
+    log_bytes: int
+    pending_bytes: int
+    boot: int
+
+
+class StorageStalled(StoreError):
+    """A save did not return within `storage_stall_s`."""
+
+
+@dataclass(slots=True)
+class _Read:
+    read: Callable[[ReadTxn], Any]
+    done: Callable[[Any], Any]
+
+
+class Node:
+    """One peer of one group, over its core, its log writer and its state machine.
+
+    `clock` is any monotonic clock in seconds that counts suspended time; `wall_ms` gives data, never a decision.
+    `fatal(exception)` is called once for trouble that the peer must die of; it may not return.
+    """
+
+    def __init__(
+        self,
+        core: RaftCore,
+        rsm: Rsm,
+        log: Writer,
+        transport: Transport,
+        *,
+        incarnation: int,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        fatal: Callable[[Exception], Any],
+        limits: NodeLimits | None = None,
+        lease_reads: bool = False,
+        trouble: Callable[[str], Any] = lambda text: None,
+    ) -> None:
+        self.core = core
+        self.rsm = rsm
+        self.log = log
+        self.transport = transport
+        self.incarnation = incarnation
+        self.clock = clock
+        self.wall_ms = wall_ms
+        self.fatal = fatal
+        self.limits = limits or NodeLimits()
+        self.lease_reads = lease_reads
+        self.trouble = trouble
+        self.no_space = False
+        self._inbox: deque[Envelope] = deque()
+        self._submitted: list[tuple[Operation, Callable[[Outcome], Any]]] = []
+        self._reads: list[_Read] = []
+        self._journal: list[JournalRecord] = []
+        self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
+        self._image_out: OutboundImage | None = None
+        self._image_moved = trio.Event()
+        self._purge_pin: int | None = None
+        self._purging = False
+        self._flush_due: float | None = None
+        self._wake = trio.Event()
+        self._stopping = False
+        self._nursery: trio.Nursery | None = None
+
+    # --- what others see -----------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> ReadTxn:
+        """See `ReplicatedStateMachine.view`."""
+        return self.rsm.view
+
+    def is_leader(self) -> bool:
+        """Leads, as far as it knows."""
+        return isinstance(self.core.state.role, Leader)
+
+    def leader(self) -> PeerId | None:
+        """Who leads, as far as this peer knows."""
+        return self.core.state.leader
+
+    def deliver(self, envelopes: Sequence[Envelope]) -> None:
+        """Messages from the transport. Those of strangers are dropped."""
+        membership = self.core.state.membership
+        for envelope in envelopes:
+            if not membership.voters or membership.incarnation_of(envelope.sender) is not None:
+                self._inbox.append(envelope)
+        self._wake.set()
+
+    def submit(self, operation: Operation, done: Callable[[Outcome], Any]) -> None:
+        """See `ReplicatedStateMachine.submit`."""
+        if not self.is_leader():
+            done(NotLeader(self.leader()))
+        elif self._stopping:
+            done(NotTaken("the peer stops"))
+        elif len(self._submitted) >= self.limits.queue_operations or self.rsm.full():
+            done(NotTaken("busy"))
+        elif self.no_space and self.rsm.machine.grows(operation.command):
+            done(NotTaken("no space"))
+        else:
+            self._submitted.append((operation, done))
+            self._wake.set()
+
+    def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
+        """See `ReplicatedStateMachine.when_readable`."""
+        if not self.is_leader():
+            done(NotLeader(self.leader()))
+            return
+        if self.lease_reads:
+            value = read(self.rsm.view)
+            if self.clock() < self.core.lease_until():  # sampled after the value was read
+                done(value)
+                return
+        self._reads.append(_Read(read, done))
+        self._wake.set()
+
+    def status(self) -> NodeStatus:
+        """A frozen picture of now."""
+        state = self.core.state
+        return NodeStatus(
+            role=state.role_name,
+            mode=state.mode,
+            term=state.term,
+            vote=state.vote,
+            leader=state.leader,
+            commit=state.commit,
+            applied=self.rsm.applied,
+            flushed=self.rsm.flushed,
+            last=state.log.last,
+            stable=state.durability.stable,
+            base=state.log.base,
+            membership=state.membership,
+            state_hash=self.rsm.state_hash(),
+            log_bytes=state.log.bytes,
+            pending_bytes=self.rsm.overlay.size_bytes,
+            boot=state.boot,
+        )
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until `stop`, or for ever. A cancelled node leaves its writers and files to whoever made them."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while not self._stopping:
+                self._turn()
+                await self._sleep()
+            nursery.cancel_scope.cancel()
+
+    async def _sleep(self) -> None:
+        if self._inbox or self._submitted or self._reads:
+            await trio.lowlevel.checkpoint()
+            return
+        self._wake = trio.Event()
+        due = self.core.deadline()
+        if self._flush_due is not None:
+            due = min(due, self._flush_due)
+        with trio.move_on_after(max(due - self.clock(), 0.0002)):
+            await self._wake.wait()
+
+    def _turn(self) -> None:
+        core = self.core
+        for _ in range(min(len(self._inbox), self.limits.inbox_slice)):
+            core.step(self._inbox.popleft(), self.clock())
+        self._propose()
+        if self._reads:
+            reads, self._reads = self._reads, []
+            core.read(reads, self.clock())
+        if not self._inbox:
+            now = self.clock()
+            if now >= core.deadline():
+                core.on_time(now)
+        while effects := core.take():
+            self._carry_out(effects)
+        if core.state.stalled:
+            self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
+        self._flush_behind()
+
+    def _propose(self) -> None:
+        if not self._submitted:
+            return
+        submitted, self._submitted = self._submitted, []
+        limits = self.limits
+        batches: list[list[tuple[Operation, Callable[[Outcome], Any]]]] = [[]]
+        size = 0
+        for item in submitted:
+            grown = size + len(item[0].command) + 24
+            if batches[-1] and (len(batches[-1]) >= limits.batch_operations or grown > limits.batch_bytes):
+                batches.append([])
+                grown = len(item[0].command) + 24
+            batches[-1].append(item)
+            size = grown
+        time_ms = self.wall_ms()
+        proposals = [Proposal(encode_operations([op for op, _ in batch]), time_ms) for batch in batches]
+        outcomes = self.core.propose_many(proposals, self.clock())
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            if isinstance(outcome, Refusal):
+                leader = self.leader()
+                refused = NotLeader(leader) if outcome is Refusal.NOT_LEADER else NotTaken(outcome.name.lower())
+                for _, done in batch:
+                    done(refused)
+            else:
+                self.rsm.expect(outcome, [op for op, _ in batch], [done for _, done in batch])
+
+    def _carry_out(self, effects: Effects) -> None:
+        if effects.events:
+            self._note(effects.events)
+        if effects.save is not None:
+            self._save(effects.save)
+        if effects.send:
+            self.transport.send(effects.send)
+        if effects.truncated is not None:
+            self.rsm.release(effects.truncated, "its entry was overwritten here")
+        if effects.committed:
+            self.rsm.apply(effects.committed, self.core.state.log.membership_at)
+            self.core.applied(effects.committed[-1].id.index)
+        for read in effects.reads:
+            self._answer(read)
+        for envelope in effects.images:
+            self._on_image(envelope)
+        for peer in effects.image_wanted:
+            self._send_image_to(peer)
+
+    def _note(self, events: Sequence[Event]) -> None:
+        time_ms = self.wall_ms()
+        boot = self.core.state.boot
+        self._journal.extend(JournalRecord(time_ms, boot, e.name, e.term, e.peer) for e in events)
+        del self._journal[:-256]
+
+    def _save(self, save: Save) -> None:
+        journal, self._journal = self._journal, []
+        self.log.submit(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket))
+
+    def _saved(self, ticket: int) -> None:
+        self.core.saved(ticket, self.clock())
+        self._wake.set()
+
+    def _answer(self, done: ReadDone) -> None:
+        reads: list[_Read] = done.token
+        for read in reads:
+            if done.ready:
+                read.done(read.read(self.rsm.view))
+            else:
+                read.done(NotLeader(self.leader()))
+
+    # --- flush and purge -----------------------------------------------------------------------------------------
+
+    def _flush_behind(self) -> None:
+        rsm = self.rsm
+        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):
+            self._flush_due = None
+            return
+        now = self.clock()
+        if self._flush_due is None:
+            self._flush_due = now + self.limits.flush_idle_s
+        over = self.core.state.log.bytes > self.limits.log_bytes and rsm.flushing is None
+        if rsm.overlay.size_bytes > self.limits.flush_bytes or now >= self._flush_due or (over and rsm.pending):
+            if rsm.background_due:
+                rsm.work_behind()
+            self.flush()
+            self._flush_due = now + self.limits.flush_idle_s
+
+    def flush(self, on_done: Callable[[], Any] = lambda: None) -> bool:
+        """Start a flush of the applied effects (see `Rsm.flush`); the log may be purged after it."""
+        if self.core.state.installing is not None:
+            return False
+
+        def done() -> None:
+            self._maybe_purge()
+            self._wake.set()
+            on_done()
+
+        return self.rsm.flush(done)
+
+    def _maybe_purge(self) -> None:
+        log = self.core.state.log
+        if self._purging or log.bytes <= self.limits.log_bytes or self.core.state.installing is not None:
+            return
+        index = self.rsm.flushed.index
+        while index > log.base.index and log.bytes_between(index, log.last.index) < self.limits.keep_bytes:
+            index -= max((index - log.base.index) // 2, 1)
+        if self._purge_pin is not None:
+            index = min(index, self._purge_pin)
+        if index <= log.base.index:
+            return
+        base, membership = log.id_at(index), log.membership_at(index)
+        self._purging = True
+
+        def purged(_: None) -> None:
+            self._purging = False
+            if self.core.state.log.base.index < base.index:
+                self.core.compacted(base)
+
+        self.log.submit(lambda txn: write_purge(txn, base, membership), purged)
+
+    # --- images --------------------------------------------------------------------------------------------------
+
+    def has(self, at: LogId) -> bool:
+        """See `ImageHost.has`."""
+        return at.index <= min(self.core.state.commit, self.core.state.durability.stable)
+
+    def reply(self, to: PeerId, image: ImageName, wanted: int, *, installed: bool = False) -> None:
+        """See `ImageHost.reply`."""
+        state = self.core.state
+        self.transport.send([Envelope(state.me, to, ImageReply(state.term, image, wanted, installed))])
+
+    def begin_install(self, at: LogId) -> bool:
+        """See `ImageHost.begin_install`."""
+        return not self._purging and self.core.begin_install(at)
+
+    def finish_install(self, at: LogId, membership: Membership) -> None:
+        """See `ImageHost.finish_install`."""
+        self.core.installed(at, membership)
+        self.rsm.reopen()
+        self._note([Event("image installed", self.core.state.term, None)])
+        self._wake.set()
+
+    def _on_image(self, envelope: Envelope) -> None:
+        if isinstance(envelope.message, ImageChunk):
+            self._images_in.on_chunk(envelope)
+            return
+        assert isinstance(envelope.message, ImageReply)
+        if self._image_out is not None and self._image_out.on_reply(envelope.sender, envelope.message):
+            self._image_moved.set()
+
+    def _send_image_to(self, peer: PeerId) -> None:
+        assert self._nursery is not None
+        if self._image_out is not None:
+            self.core.image_ended(peer)  # one at a time; asked again when the peer is heard
+            return
+        self._image_out = OutboundImage(peer, (self.incarnation, self.rsm.flushed))
+        self._nursery.start_soon(self._send_image, peer)
+
+    async def _send_image(self, peer: PeerId) -> None:
+        out = self._image_out
+        assert out is not None
+        try:
+            await self.flushed()
+            with self.rsm.writer.engine.read() as txn:
+                reader = ImageReader(txn, self.rsm.machine.tables)
+                out.name = (self.incarnation, reader.at)
+                self._purge_pin = reader.at.index
+                await self._send_pieces(out, reader)
+        finally:
+            self._image_out, self._purge_pin = None, None
+            if not out.installed:
+                self.core.image_ended(peer)
+            self._wake.set()
+
+    async def _send_pieces(self, out: OutboundImage, reader: ImageReader) -> None:
+        limits, state = self.limits, self.core.state
+        begun = moved = trio.current_time()
+        size = self.rsm.writer.engine.info().used_bytes
+        while not out.installed and isinstance(state.role, Leader):
+            wanted = min(out.wanted, len(reader.starts) - 1)
+            data, last = reader.piece(wanted)
+            chunk = ImageChunk(state.term, out.name, reader.membership, wanted, last, data, zlib.crc32(data))
+            self._image_moved = trio.Event()
+            self.transport.send([Envelope(state.me, out.peer, chunk)])
+            with trio.move_on_after(limits.image_retry_s) as waited:
+                await self._image_moved.wait()
+            now = trio.current_time()
+            if not waited.cancelled_caught:
+                moved = now
+            grown = self.rsm.writer.engine.info().used_bytes - size
+            if now - moved > limits.image_patience_s or now - begun > limits.image_age_s:
+                return
+            if grown > limits.image_growth_bytes:
+                self.trouble(f"the image for peer {out.peer} is given up: state/ grew by {grown} bytes meanwhile")
+                return
+
+    async def flushed(self) -> None:
+        """Wait until all that is applied now is durable in state/."""
+        wanted = self.rsm.applied.index
+        while self.rsm.flushed.index < wanted:
+            event = trio.Event()
+            if self.flush(event.set):
+                await event.wait()
+            else:
+                await trio.sleep(0.01)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    async def hand_over(self) -> bool:
+        """If this peer leads, give leadership to the peer that is furthest. True if it does not lead afterwards."""
+        role = self.core.state.role
+        if isinstance(role, Leader):
+            now = self.clock()
+            voters = [p for p in self.core.state.peers() if self.core.state.membership.is_voter(p)]
+            alive = [p for p in voters if now - role.progress[p].heard < self.core.state.config.election_min_s]
+            if alive:
+                to = max(alive, key=lambda p: (role.progress[p].match, -p))
+                self.core.transfer(to, now)
+                self._wake.set()
+                with trio.move_on_after(2 * self.core.state.config.election_max_s):
+                    while self.is_leader():
+                        await trio.sleep(0.005)
+        return not self.is_leader()
+
+    async def stop(self) -> None:
+        """End in good order: hand over, flush, write the journal, release who waits. `run` returns."""
+        await self.hand_over()
+        with trio.move_on_after(self.core.state.config.storage_stall_s):
+            await self.flushed()
+        self._note([Event("stop", self.core.state.term, None)])
+        journal, self._journal = self._journal, []
+        self.log.submit(lambda txn: write_journal(txn, journal), lambda _: None)
+        self._stopping = True
+        self._wake.set()
+        self.close()
+
+    def close(self) -> None:
+        """Answer everybody who waits, with "unknown" where that is the truth. Touches no disk."""
+        for _, done in self._submitted:
+            done(NotTaken("the peer stops"))
+        self._submitted.clear()
+        for read in self._reads:
+            read.done(Unknown("the peer stops"))
+        self._reads.clear()
+        self.rsm.close()
