@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from raftlog.codec import CodecError, array, dumps, loads
@@ -55,6 +56,17 @@ def decode_operations(data: bytes) -> list[Operation]:
     return found
 
 
+class Refusal(IntEnum):
+    """Why an operation of a session was not applied. In each case it had no effect now; see `raftlog.sessions`."""
+
+    EXPIRED = 1
+    """No session, and `as_of` is below the horizon: whether it was applied before is not known any more."""
+    ACKNOWLEDGED = 2
+    """Its number is below `acked_below`: its client has seen the reply already."""
+    WINDOW_FULL = 3
+    """Its number is too far above `acked_below`: the client has to wait for its oldest operation."""
+
+
 class StateMachine(Protocol):
     """Deterministic: all it knows is in its tables; equal logs give equal tables, replies and hashes."""
 
@@ -72,6 +84,15 @@ class StateMachine(Protocol):
 
     def grows(self, command: bytes) -> bool:
         """The command may need room for data: it is refused before it is proposed while the space alarm is on."""
+        ...
+
+    def stamp(self, reply: bytes, tick: int) -> bytes:
+        """`reply`, as `apply` gave it, with the tick that its operation got in its session's scope. Pure. A machine
+        whose `scope` is always None is never asked."""
+        ...
+
+    def refuse(self, why: Refusal, tick: int) -> bytes:
+        """The encoded reply to an operation that its session refuses; `tick` is the scope's. Pure."""
         ...
 
     def background(self, txn: WriteTxn, budget: int) -> bool:
