@@ -9,13 +9,13 @@ Laws:
 
 1. Each scope counts the commands applied under sessions: its `tick`. Every reply is stamped with the tick it got.
 2. An operation whose number is remembered is answered with the remembered reply, without effect.
-3. At most `SESSIONS_MAX` sessions live in a scope. For a new one the least recently used goes, by tick, decided in apply
-   and never by a clock; `horizon` is the greatest last tick of those that went.
+3. At most `SESSIONS_MAX` sessions live in a scope. For a new one the least recently used goes, by tick, decided in
+   apply and never by a clock; `horizon` is the greatest last tick of those that went.
 4. An operation without a session and with `as_of` < horizon is refused without effect: it may be a duplicate of what an
    evicted session did. With `as_of` >= horizon it is surely new: had it been applied, then at a tick above `as_of`,
    and its session would still be here.
-5. At most `WINDOW` numbers from `acked_below` on; one beyond is refused (the client waits for its oldest), and one below
-   `acked_below` too (a late duplicate: nobody waits for it).
+5. At most `WINDOW` numbers from `acked_below` on; one beyond is refused (the client waits for its oldest), and one
+   below `acked_below` too (a late duplicate: nobody waits for it).
 
 Format (version 1, big-endian; part of a machine's image):
 
@@ -258,7 +258,7 @@ def _own(key: bytes, payload: bytes) -> Session:
 
 
 def export_sessions(txn: ReadTxn, scope: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-    """(client as 8 bytes, payload) of the sessions behind client `after`, in order. For a scope that does not change."""
+    """(client as 8 bytes, payload) of the sessions behind client `after`, in order. The scope must not change."""
     start = scope + (after + b"\0" if after is not None else b"\0" * 8)
     for key, payload in txn.scan(SESSIONS, start, prefix_stop(scope)):
         yield key[len(scope) :], payload

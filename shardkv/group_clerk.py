@@ -1,0 +1,106 @@
+"""Talking to one group: find its leader, follow its hints, try again under a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import trio
+
+from raftlog.codec import CodecError, array, loads
+from raftlog.net.base import CallFailed, RpcClient
+from shardkv.commands import Code, Method
+from shardkv.errors import Unavailable
+
+ATTEMPT_S = 1.0
+"""How long one try at one server may take."""
+BACKOFF_S = (0.01, 0.2)
+"""The first and the longest pause after a round of all servers in which none answered as leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one try gave. `reply` None: no answer, or "not leader". `open`: the request may have taken effect, or may
+    yet."""
+
+    reply: list[Any] | None
+    open: bool
+    why: str
+
+
+def decoded(body: Any) -> list[Any]:
+    """The array that a reply's body is (WRITE's comes as the bytes from the log). Raises `CodecError`."""
+    return array(loads(body) if type(body) is bytes else body)
+
+
+class GroupClerk:
+    """Calls one group. Any number of calls at once; one task's cancellation ends only its own call."""
+
+    def __init__(self, rpc: RpcClient, gid: int, addresses: Sequence[str], *, rng: Random) -> None:
+        if not addresses:
+            raise ValueError(f"group {gid} has no addresses")
+        self.rpc = rpc
+        self.gid = gid
+        self.addresses = tuple(addresses)
+        self._rng = rng
+        self._guess = addresses[0]
+
+    async def attempt(self, method: int, args: list[Any], timeout_s: float = ATTEMPT_S) -> Attempt:
+        """One try at the server that is thought to lead. Moves the guess on if it does not."""
+        server = self._guess
+        try:
+            reply = decoded(await self.rpc.call(server, method, args, timeout_s=timeout_s))
+        except CallFailed as failed:
+            self._next_after(server)
+            return Attempt(None, failed.sent, str(failed))
+        except CodecError as error:
+            self._next_after(server)
+            return Attempt(None, True, f"{server} speaks another format: {error}")
+        if reply[:1] == [Code.NOT_LEADER]:
+            hint = reply[2] if len(reply) > 2 else None
+            if isinstance(hint, str) and hint != server:
+                self._guess = hint
+                if hint not in self.addresses:
+                    self.addresses = (*self.addresses, hint)
+            else:
+                self._next_after(server)
+            return Attempt(None, False, f"{server} does not lead group {self.gid}")
+        if reply[:1] == [Code.MAYBE]:
+            self._next_after(server)
+            return Attempt(None, True, f"{server}: {reply[1] if len(reply) > 1 else 'unknown outcome'}")
+        return Attempt(reply, False, "")
+
+    def _next_after(self, server: str) -> None:
+        if self._guess == server:
+            at = self.addresses.index(server) if server in self.addresses else -1
+            self._guess = self.addresses[(at + 1) % len(self.addresses)]
+
+    def pause(self, failures: int) -> float:
+        """How long to wait after so many tries in a row without an answer: nothing within a round, then more."""
+        rounds, within = divmod(failures, len(self.addresses))
+        if within or not rounds:
+            return 0.0
+        low, high = BACKOFF_S
+        grown: float = low * 2 ** min(rounds - 1, 10)
+        return min(high, grown) * self._rng.uniform(0.5, 1.0)
+
+    async def call(self, method: int, args: list[Any], *, deadline_s: float | None) -> list[Any]:
+        """The decoded reply array, of whoever leads. For calls that may be repeated only: an open try is repeated too.
+        Raises `Unavailable` at the deadline; None waits for ever."""
+        failures = 0
+        why = "no try yet"
+        with trio.move_on_after(float("inf") if deadline_s is None else deadline_s):
+            while True:
+                attempt = await self.attempt(method, args)
+                if attempt.reply is not None:
+                    return attempt.reply
+                why = attempt.why
+                failures += 1
+                await trio.sleep(self.pause(failures))
+        raise Unavailable(f"group {self.gid} did not answer in {deadline_s:g} s; last: {why}")
+
+    async def command(self, command: bytes, *, deadline_s: float | None) -> list[Any]:
+        """Commit a command that may be repeated (guarded by its number), without a session; its decoded reply."""
+        return await self.call(Method.WRITE, [0, 0, 0, 0, command], deadline_s=deadline_s)

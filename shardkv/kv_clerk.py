@@ -1,0 +1,70 @@
+"""The clerk of a versioned key/value group that is not sharded: kvsrv, or kvraft with n peers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import trio
+
+from raftlog.net.base import RpcClient
+from shardkv.client_session import ClientSession
+from shardkv.commands import OK_FIELDS, Code, Command, Delete, Method, Put, checked_value, decode_reply, key_bytes
+from shardkv.errors import NoKey
+from shardkv.group_clerk import GroupClerk
+from shardkv.writing import Write, outcome, within
+
+
+class KvClerk:
+    """Get and put by version. Puts take effect exactly once under a session; with `sessions=False` as in the labs,
+    where a repeated put may end in `Maybe`."""
+
+    def __init__(
+        self, rpc: RpcClient, addresses: Sequence[str], *, rng: Random, gid: int = 0, sessions: bool = True
+    ) -> None:
+        self.group = GroupClerk(rpc, gid, addresses, rng=rng)
+        self._session = ClientSession(rng).of(0) if sessions else None
+
+    async def get(self, key: str | bytes, *, deadline_s: float | None = 10.0) -> tuple[bytes, int]:
+        """(value, version). Linearizable. Raises `NoKey`, `Unavailable` at the deadline."""
+        body = await self.group.call(Method.GET, [key_bytes(key)], deadline_s=deadline_s)
+        reply = decode_reply(body, OK_FIELDS[Method.GET])
+        if reply.code is Code.NO_KEY:
+            raise NoKey(f"no such key: {key!r}")
+        outcome(reply, open_before=False)
+        return reply.fields[0], reply.fields[1]
+
+    async def put(
+        self, key: str | bytes, value: bytes, version: int | None = None, *, deadline_s: float | None = 10.0
+    ) -> int:
+        """Store; the new version. `version` None is unconditional, 0 means "must be missing". Raises `NoKey`,
+        `VersionMismatch`, `Maybe` (unknown outcome), `Unavailable` (surely without effect)."""
+        new: int = await self._write(Put(key_bytes(key), checked_value(value), version), deadline_s)
+        return new
+
+    async def delete(self, key: str | bytes, version: int | None = None, *, deadline_s: float | None = 10.0) -> int:
+        """Remove; the version that was deleted. Raises as `put`."""
+        old: int = await self._write(Delete(key_bytes(key), version), deadline_s)
+        return old
+
+    async def _write(self, command: Command, deadline_s: float | None) -> Any:
+        while self._session is not None and self._session.full:
+            await trio.sleep(0.005)
+        write = Write(command, self._session)
+
+        async def tries() -> Any:
+            failures = 0
+            while True:
+                reply = await write.attempt(self.group)
+                if reply is not None:
+                    return write.finish(reply)
+                failures += 1
+                await trio.sleep(self.group.pause(failures))
+
+        try:
+            return await within(
+                deadline_s, tries, lambda: write.failed(f"group {self.group.gid} gave no answer in {deadline_s} s")
+            )
+        finally:
+            write.end()

@@ -1,0 +1,86 @@
+"""One write under a session, from its first try to its outcome: shared by the clerks of one group and of all shards."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from raftlog.codec import CodecError
+from shardkv.client_session import ShardSession, Stamp
+from shardkv.commands import Code, Command, Method, Reply, decode_reply, encode_command, ok_fields
+from shardkv.errors import KvError, Maybe, NoKey, Refused, Unavailable, VersionMismatch
+from shardkv.group_clerk import Attempt, GroupClerk
+
+PLAIN = Stamp(0, 0, 0, 0)
+"""Without a session: what the labs' clerk does."""
+
+
+def outcome(reply: Reply, *, open_before: bool) -> Any:
+    """The first field of an OK reply, or the error that the reply is. `open_before`: an earlier try without a session
+    may have taken effect, so a refusal by version is no proof."""
+    match reply.code:
+        case Code.OK:
+            return reply.fields[0] if reply.fields else None
+        case Code.NO_KEY:
+            raise Maybe("an earlier try may have deleted the key") if open_before else NoKey("no such key")
+        case Code.VERSION:
+            if open_before:
+                raise Maybe(f"the key has version {reply.fields[0]}; an earlier try may have written it")
+            raise VersionMismatch(reply.fields[0])
+        case Code.NO_SPACE:
+            raise Unavailable("the disk is low on space: only deletes pass")
+        case _:
+            raise Refused(reply.why)
+
+
+class Write:
+    """A write in progress. `tries` go through whatever group is right at the moment."""
+
+    def __init__(self, command: Command, session: ShardSession | None) -> None:
+        self.command = command
+        self.data = encode_command(command)
+        self.session = session
+        self.stamp = session.begin() if session is not None else PLAIN
+        self.open = False
+
+    async def attempt(self, group: GroupClerk) -> Reply | None:
+        """One try; None if it must be repeated. Raises `Maybe` if the session is gone and an earlier try is open."""
+        attempt: Attempt = await group.attempt(Method.WRITE, [*self.stamp, self.data])
+        self.open = self.open or attempt.open
+        if attempt.reply is None:
+            return None
+        try:
+            reply = decode_reply(attempt.reply, ok_fields(self.command))
+        except CodecError as error:
+            raise Refused(f"group {group.gid} speaks another format: {error}") from error
+        if self.session is not None:
+            self.session.seen(reply.tick)
+        if reply.code is Code.SESSION_EXPIRED and self.session is not None:
+            if self.open:
+                raise Maybe("the session expired while the outcome of an earlier try was open")
+            self.session.end(self.stamp)
+            self.stamp = self.session.begin()
+            return None
+        return reply
+
+    def finish(self, reply: Reply) -> Any:
+        """The outcome; raises what the reply is, see `outcome`."""
+        return outcome(reply, open_before=self.open and self.session is None)
+
+    def end(self) -> None:
+        """No try follows."""
+        if self.session is not None:
+            self.session.end(self.stamp)
+
+    def failed(self, why: str) -> KvError:
+        """What to raise when the deadline passes."""
+        return Maybe(why) if self.open else Unavailable(why)
+
+
+async def within(deadline_s: float | None, work: Callable[[], Awaitable[Any]], late: Callable[[], KvError]) -> Any:
+    """The result of `work`, or raise `late()` when it does not end within the deadline (None: for ever)."""
+    with trio.move_on_after(float("inf") if deadline_s is None else deadline_s):
+        return await work()
+    raise late()
