@@ -16,7 +16,6 @@ from raftlog.codec import CodecError, array, dumps, loads
 from raftlog.types import LogId, PeerId
 from store.engine import ReadTxn, WriteTxn
 
-
 T = TypeVar("T")
 
 

@@ -13,14 +13,17 @@ Laws:
    apply and never by a clock; `horizon` is the greatest last tick of those that went.
 4. An operation without a session and with `as_of` < horizon is refused without effect: it may be a duplicate of what an
    evicted session did. With `as_of` >= horizon it is surely new: had it been applied, then at a tick above `as_of`,
-   and its session would still be here.
+   and its session would still be here. A session begun after such an eviction keeps the horizon of its beginning, and
+   an operation that it does not remember is held against that one: else a duplicate from the client's evicted session
+   would pass as new in its next one.
 5. At most `WINDOW` numbers from `acked_below` on; one beyond is refused (the client waits for its oldest), and one
    below `acked_below` too (a late duplicate: nobody waits for it).
 
 Format (version 1, big-endian; part of a machine's image):
 
     sessions        scope              [tick u64, horizon u64, number of sessions u64, sum of hashes 16 bytes]
-    sessions        scope, client u64  [last tick u64, acked_below u64, then per reply: seq u64, length u32, reply]
+    sessions        scope, client u64  [last tick u64, horizon at its beginning u64, acked_below u64,
+                                                 then per reply: seq u64, length u32, reply]
     session_order   scope, tick u64, client u64     empty; one per session, tick <= its last tick
 
 The order is brought up to date only when a session is to be evicted: the first row of the order whose tick is still
@@ -54,7 +57,7 @@ WINDOW = 128
 """The most operations of one client in one scope that are not acknowledged. Part of the format."""
 
 _SCOPE = Struct(">QQQ16s")
-_HEAD = Struct(">QQ")
+_HEAD = Struct(">QQQ")
 _REPLY = Struct(">QI")
 _HASHES = (1 << 128) - 1
 
@@ -74,9 +77,11 @@ class Counters(NamedTuple):
 
 
 class Session(NamedTuple):
-    """One client's. `replies` are the (sequence number, reply) pairs it has not acknowledged, ascending."""
+    """One client's. `horizon` is the scope's at its beginning; `replies` are the (sequence number, reply) pairs that the
+    client has not acknowledged, ascending."""
 
     last_tick: int
+    horizon: int
     acked_below: int
     replies: tuple[tuple[int, bytes], ...] = ()
 
@@ -117,7 +122,7 @@ class BadSession(ValueError):
 
 def encode_session(session: Session) -> bytes:
     """The payload of a session's row."""
-    parts = [_HEAD.pack(session.last_tick, session.acked_below)]
+    parts = [_HEAD.pack(session.last_tick, session.horizon, session.acked_below)]
     for seq, reply in session.replies:
         parts.append(_REPLY.pack(seq, len(reply)))
         parts.append(reply)
@@ -127,7 +132,7 @@ def encode_session(session: Session) -> bytes:
 def decode_session(payload: bytes) -> Session:
     """Raises `BadSession`: a row of our own is then corrupt, one from elsewhere is a bad request."""
     try:
-        last_tick, acked_below = _HEAD.unpack_from(payload)
+        last_tick, horizon, acked_below = _HEAD.unpack_from(payload)
         replies = []
         at = _HEAD.size
         while at < len(payload):
@@ -138,7 +143,7 @@ def decode_session(payload: bytes) -> Session:
             replies.append((seq, payload[at - length : at]))
     except StructError as error:
         raise BadSession(f"a session of {len(payload)} bytes is cut off: {error}") from error
-    return Session(last_tick, acked_below, tuple(replies))
+    return Session(last_tick, horizon, acked_below, tuple(replies))
 
 
 def _hash(client: bytes, payload: bytes) -> int:
@@ -190,15 +195,16 @@ def lookup(txn: ReadTxn, scope: bytes, op: Operation) -> Found:
     payload = txn.get(SESSIONS, scope + client)
     session = None
     acked_below = op.acked_below
-    if payload is None:
-        if op.as_of < found.horizon:
-            return Refused(Refusal.EXPIRED, found.tick)
-    else:
+    horizon = found.horizon
+    if payload is not None:
         session = _own(scope + client, payload)
+        horizon = session.horizon
         for seq, reply in session.replies:
             if seq == op.seq:
                 return Replay(reply)
         acked_below = max(acked_below, session.acked_below)
+    if op.as_of < horizon:
+        return Refused(Refusal.EXPIRED, found.tick)
     if op.seq < acked_below:
         return Refused(Refusal.ACKNOWLEDGED, found.tick)
     if op.seq >= acked_below + WINDOW:
@@ -214,16 +220,18 @@ def record(
     tick += 1
     client = u64(op.client)
     if new.session is None or new.session_payload is None:
+        # Those that go now are other clients': of this one, all that went is at or below the horizon so far.
+        begun = horizon
         while sessions >= sessions_max:
             last_tick, gone = _evict(txn, scope)
             sessions, horizon, total = sessions - 1, max(horizon, last_tick), total - gone
-        session = Session(tick, op.acked_below, ((op.seq, reply),))
+        session = Session(tick, begun, op.acked_below, ((op.seq, reply),))
         sessions += 1
         txn.put(ORDER, scope + u64(tick) + client, b"")
     else:
         acked_below = max(new.session.acked_below, op.acked_below)
         kept = [pair for pair in new.session.replies if pair[0] >= acked_below]
-        session = Session(tick, acked_below, tuple(sorted([*kept, (op.seq, reply)])))
+        session = Session(tick, new.session.horizon, acked_below, tuple(sorted([*kept, (op.seq, reply)])))
         total -= _hash(client, new.session_payload)
     payload = encode_session(session)
     txn.put(SESSIONS, scope + client, payload)
