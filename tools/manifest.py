@@ -4,6 +4,7 @@
     cluster = "8f14e45fceea167a5a36dedd4bea2543"
     local = true            # its peers run on this machine, started by `up`; false: made by `init`, they run elsewhere
     published = false       # the first configuration is made, and every group of the beginning is in it
+    join = true             # the groups of the beginning share the shards; false: group 1 owns all, the others wait
     shards = 12
     store = "kvraft"
     insecure = false
@@ -73,6 +74,7 @@ class Manifest:
     store: str = STORES[0]
     local: bool = True
     published: bool = False
+    join: bool = True
     insecure: bool = False
 
     @property
@@ -111,7 +113,9 @@ class Manifest:
         """Write the files of a group's peers, `server-<gid>-<peer>.toml`."""
         for peer in range(len(self.groups[gid].addresses)):
             settings = self.settings(folder, gid, peer)
-            write_durably(folder / f"{settings.name}.toml", settings_text(settings, folder.resolve()))
+            path, text = folder / f"{settings.name}.toml", settings_text(settings, folder.resolve())
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_durably(path, text)
 
 
 def new_cluster_id() -> bytes:
@@ -158,6 +162,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         store=found.choice("store", STORES, STORES[0]),
         local=found.boolean("local", True),
         published=found.boolean("published", False),
+        join=found.boolean("join", True),
         insecure=insecure,
     )
     found.end()
@@ -181,6 +186,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "cluster": manifest.cluster.hex(),
         "local": manifest.local,
         "published": manifest.published,
+        "join": manifest.join,
         "shards": manifest.shards,
         "store": manifest.store,
         "insecure": manifest.insecure,

@@ -36,7 +36,6 @@ from tools.settings import PeerSettings, SettingsError, address_text, read_setti
 
 if TYPE_CHECKING:
     import trio
-
     from shardkv.host import PeerSpec
 
 OK, DEFECT, USAGE, STORAGE, ADDRESS = range(5)

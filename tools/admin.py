@@ -1,0 +1,81 @@
+"""Calls to peers that are about the peers: how is it, hand over, end. And the controllers' clerk, made ready for use.
+
+All of them take an `RpcClient`; `network` opens one. Addresses are `host:port`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from raftlog.net.base import CallFailed, RpcClient
+from shardkv.commands import Code, Method
+
+if TYPE_CHECKING:
+    from ctrler.clerk import ControllerClerk
+
+PROBE_S = 0.5
+"""How long a peer on this machine may take to say how it is, in seconds."""
+
+
+@asynccontextmanager
+async def network(cluster: bytes) -> AsyncIterator[RpcClient]:
+    """An RPC client over TCP for the peers of one cluster."""
+    from raftlog.net.tcp import TcpRpcClient
+
+    async with TcpRpcClient(cluster_id=cluster) as rpc:
+        yield rpc
+
+
+def control(rpc: RpcClient, controllers: Sequence[str]) -> ControllerClerk:
+    """The clerk of the controllers."""
+    from ctrler.clerk import ControllerClerk
+
+    return ControllerClerk(rpc, tuple(controllers))
+
+
+async def _ask(rpc: RpcClient, address: str, method: Method, timeout_s: float) -> Any:
+    """The reply's body without its code. Raises `CallFailed`, also for a refusal."""
+    body = await rpc.call(address, int(method), [], timeout_s=timeout_s)
+    if isinstance(body, list):
+        if not body or body[0] != int(Code.OK):
+            raise CallFailed(f"{address} answered {body!r:.100}", sent=True)
+        return body[1] if len(body) > 1 else None
+    return body
+
+
+async def peer_status(rpc: RpcClient, address: str, timeout_s: float = PROBE_S) -> dict[str, Any] | None:
+    """How the peer is, None if it does not answer. The keys are those of the peer's STATUS reply."""
+    try:
+        status = await _ask(rpc, address, Method.PEER_STATUS, timeout_s)
+    except CallFailed:
+        return None
+    return status if isinstance(status, dict) else None
+
+
+async def peer_statuses(
+    rpc: RpcClient, addresses: Mapping[str, str], timeout_s: float = PROBE_S
+) -> dict[str, dict[str, Any]]:
+    """How the peers are, all asked at once, by name; who does not answer is left out."""
+    found: dict[str, dict[str, Any]] = {}
+
+    async def ask(name: str, address: str) -> None:
+        if (status := await peer_status(rpc, address, timeout_s)) is not None:
+            found[name] = status
+
+    async with trio.open_nursery() as nursery:
+        for name, address in addresses.items():
+            nursery.start_soon(ask, name, address)
+    return {name: found[name] for name in addresses if name in found}
+
+
+async def shut_down(rpc: RpcClient, address: str, timeout_s: float = 2.0) -> bool:
+    """Ask a peer to hand over leadership and end; return whether it took the request."""
+    try:
+        await _ask(rpc, address, Method.PEER_SHUTDOWN, timeout_s)
+    except CallFailed:
+        return False
+    return True

@@ -1,0 +1,134 @@
+"""The simulated disk: what survives a crash, and a writer whose commits take virtual time.
+
+A commit takes a drawn time; it happens at one instant inside it; then a drawn time passes before it is announced. A
+crash before that instant leaves nothing, one after it leaves a durable commit that nobody was told of.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeVar
+
+import trio
+
+from store.engine import Fenced, StoreError, WriteTxn
+from store.memory_engine import MemoryEngine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskConditions:
+    """How a disk is. Times in seconds, drawn uniformly; the constants of every published simulated figure."""
+
+    commit_s: tuple[float, float] = (0.0003, 0.0012)
+    """From the submission (or the end of the job before) to the instant of the commit."""
+    announce_s: tuple[float, float] = (0.0001, 0.0005)
+    """From that instant to `on_done`."""
+    stall: float = 0.0
+    """Share of commits that stall ..."""
+    stall_s: tuple[float, float] = (0.05, 1.5)
+    """... for this long."""
+    error: float = 0.0
+    """Share of commits that fail."""
+
+
+class SimWriter:
+    """See the protocol `Writer`. `later(delay_s, act)` is the world's scheduler."""
+
+    def __init__(
+        self,
+        engine: MemoryEngine,
+        later: Callable[[float, Callable[[], None]], None],
+        rng: Random,
+        on_fatal: Callable[[BaseException], Any],
+        conditions: DiskConditions | None = None,
+    ) -> None:
+        self._engine = engine
+        self._later = later
+        self._rng = rng
+        self._on_fatal = on_fatal
+        self.conditions = conditions or DiskConditions()
+        self.commits = 0
+        self._jobs: deque[tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float]] = deque()
+        self._running = False
+        self._fenced = False
+        self._idle = trio.Event()
+        self._idle.set()
+
+    @property
+    def engine(self) -> MemoryEngine:
+        """The environment written to."""
+        return self._engine
+
+    @property
+    def busy_since(self) -> float | None:
+        """See `Writer.busy_since`."""
+        return self._jobs[0][2] if self._jobs else None
+
+    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
+        """See `Writer.submit`."""
+        if self._fenced:
+            return
+        if self._idle.is_set():
+            self._idle = trio.Event()
+        self._jobs.append((job, on_done, trio.current_time()))
+        if not self._running:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._running = True
+        drawn = self._rng.uniform(*self.conditions.commit_s)
+        if self.conditions.stall and self._rng.random() < self.conditions.stall:
+            drawn += self._rng.uniform(*self.conditions.stall_s)
+        self._later(drawn, self._commit)
+
+    def _commit(self) -> None:
+        if self._fenced:
+            return
+        job, _, _ = self._jobs[0]
+        try:
+            if self.conditions.error and self._rng.random() < self.conditions.error:
+                raise StoreError("the simulated disk failed")
+            txn = self._engine.prepare()
+            result = job(txn)
+            self._engine.commit(txn)
+        except Fenced:
+            return
+        except (StoreError, AssertionError) as error:
+            self.fence()
+            self._on_fatal(error)
+            return
+        self.commits += 1
+        self._later(self._rng.uniform(*self.conditions.announce_s), lambda: self._announce(result))
+
+    def _announce(self, result: Any) -> None:
+        if self._fenced:
+            return
+        _, on_done, _ = self._jobs.popleft()
+        self._running = False
+        if self._jobs:
+            self._begin()
+        else:
+            self._idle.set()
+        on_done(result)
+
+    def fence(self) -> None:
+        """See `Writer.fence`."""
+        self._fenced = True
+        self._engine.fence()
+        self._jobs.clear()
+        self._idle.set()
+
+    async def drain(self) -> None:
+        """See `Writer.drain`."""
+        while self._jobs and not self._fenced:
+            await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._fenced = True

@@ -1,0 +1,157 @@
+"""Simulated Raft groups: nodes over the world's disks and network, with crash, restart and partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from raftlog.config import RaftConfig
+from raftlog.core import RaftCore
+from raftlog.durable import LOG_TABLES, fill_log, fill_state, recover, state_tables
+from raftlog.net.sim import SimHost
+from raftlog.node import Node, NodeLimits
+from raftlog.rsm import Rsm
+from raftlog.types import Member, Membership
+from shardkv.kvmachine import VersionedMachine
+from shardkv.server import GroupServer
+from store.memory_engine import MemoryEngine
+from tools.sim.disk import SimWriter
+from tools.sim.world import World
+
+
+def server_name(gid: int, peer: int) -> str:
+    """The name, and in simulation the address, of a peer."""
+    return f"server-{gid}-{peer}"
+
+
+@dataclass(slots=True)
+class SimPeer:
+    """One running peer."""
+
+    host: SimHost
+    node: Node
+    server: GroupServer
+    log: SimWriter
+    state: SimWriter
+    scope: trio.CancelScope
+
+    def crash(self) -> None:
+        """Die now: first fence disk and network, then cancel; nothing of it happens afterwards."""
+        self.host.alive = False
+        self.log.fence()
+        self.state.fence()
+        self.scope.cancel()
+
+
+class SimGroup:
+    """A group of peers, each on a host of its own. Peers are started by `start`."""
+
+    def __init__(
+        self,
+        world: World,
+        gid: int,
+        peers: int,
+        machine: Callable[[], VersionedMachine],
+        *,
+        config: RaftConfig | None = None,
+        limits: NodeLimits | None = None,
+        lease_reads: bool = False,
+        service: Callable[[SimGroup, int, SimPeer], Any] | None = None,
+    ) -> None:
+        self.world = world
+        self.gid = gid
+        self.machine = machine
+        self.config = config or RaftConfig()
+        self.limits = limits or NodeLimits()
+        self.lease_reads = lease_reads
+        self.service = service
+        self.names = {i: server_name(gid, i) for i in range(peers)}
+        self.membership = Membership(tuple(Member(i, 1) for i in range(peers)))
+        self.peers: dict[int, SimPeer] = {}
+        self.died: list[tuple[int, BaseException]] = []
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of all peers, up or down."""
+        return tuple(self.names.values())
+
+    def start(self, *peers: int) -> None:
+        """Start these peers (all without arguments) from their disks; a new peer's disk is made first."""
+        for peer in peers or tuple(self.names):
+            if peer not in self.peers:
+                self._start(peer)
+
+    def _start(self, peer: int) -> None:
+        world, name = self.world, self.names[peer]
+        host = world.host(name)
+        machine = self.machine()
+        log_disk, fresh = world.disk(name, "log", LOG_TABLES)
+        state_disk, _ = world.disk(name, "state", state_tables(machine.tables))
+        if fresh:
+            with MemoryEngine(log_disk).write() as txn:
+                fill_log(txn, self.membership)
+            with MemoryEngine(state_disk).write() as txn:
+                fill_state(txn)
+
+        def fatal(error: BaseException) -> None:
+            self.died.append((peer, error))
+            self.crash(peer)
+
+        log = world.writer(host, "log", log_disk, fatal)
+        state = world.writer(host, "state", state_disk, fatal)
+        restored = recover(log.engine, state.engine, world.wall_ms())
+        rsm = Rsm(machine, state)
+        rng = world.rng("election", name, restored.boot)
+        core = RaftCore(peer, self.config, restored, rng, world.now())
+        transport = world.net.transport(host, self.gid, self.names)
+        node = Node(
+            core,
+            rsm,
+            log,
+            transport,
+            incarnation=1,
+            clock=world.now,
+            wall_ms=world.wall_ms,
+            fatal=fatal,
+            limits=self.limits,
+            lease_reads=self.lease_reads,
+        )
+        transport.listen(peer, node.deliver)
+        server = GroupServer(node, machine, self.names.get)
+        host.requests = server.on_requests
+        alive = SimPeer(host, node, server, log, state, trio.CancelScope())
+        self.peers[peer] = alive
+        world.nursery.start_soon(self._run, alive)
+        if self.service is not None:
+            self.service(self, peer, alive)
+
+    async def _run(self, peer: SimPeer) -> None:
+        with peer.scope:
+            await peer.node.run()
+
+    def crash(self, *peers: int) -> None:
+        """Kill these peers (all without arguments): what was not durable is lost."""
+        for peer in peers or tuple(self.peers):
+            alive = self.peers.pop(peer, None)
+            if alive is not None:
+                self.world.trace.add("crash", self.world.now(), self.names[peer], self.names[peer])
+                alive.crash()
+
+    def leaders(self) -> list[int]:
+        """The peers that lead now, as they think."""
+        return [i for i, peer in sorted(self.peers.items()) if peer.node.is_leader()]
+
+    async def wait_leader(self, within_s: float = 10.0) -> int:
+        """The peer that leads in the highest term, once there is one that a majority follows."""
+        with trio.fail_after(within_s):
+            while True:
+                claims = [(self.peers[i].node.core.state.term, i) for i in self.leaders()]
+                if claims:
+                    term, leader = max(claims)
+                    followers = sum(p.node.core.state.term == term for p in self.peers.values())
+                    if followers >= self.membership.quorum:
+                        return leader
+                await trio.sleep(0.02)
