@@ -81,11 +81,13 @@ def test_a_reply_under_a_session_ends_with_the_tick() -> None:
     assert b.run(Operation(7, 1, 0, 0, put)) == [0, 1, 1]
     assert b.run(Operation(7, 1, 0, 0, put)) == [0, 1, 1]
     assert b.run(Operation(7, 2, 0, 0, put)) == [Code.VERSION, 1, 2]
-    assert b.run(Operation(7, 0, 1, 0, put))[:2] == [Code.VERSION, 1]  # acknowledged only from now on
-    assert b.run(Operation(7, 1, 2, 0, put)) == [0, 1, 1]
-    assert b.run(Operation(7, 3, 3, 0, put)) == [Code.VERSION, 1, 4]
-    assert b.run(Operation(7, 1, 0, 0, put))[0] == Code.REFUSED
-    assert b.run(Operation(7, 999, 3, 0, put))[0] == Code.REFUSED
+    assert b.run(Operation(7, 3, 2, 0, put)) == [Code.VERSION, 1, 3]
+    assert b.run(Operation(7, 1, 0, 0, put)) == [
+        Code.REFUSED,
+        "the client has acknowledged this operation already",
+        3,
+    ]
+    assert b.run(Operation(7, 999, 3, 0, put)) == [Code.REFUSED, "too many operations of the client are open", 3]
 
 
 def test_an_expired_session_is_told_with_the_tick() -> None:

@@ -1,0 +1,89 @@
+"""The calls about a peer itself: who it is, how it is, hand over, end.
+
+PEER_INFO      []     [OK, {name, cluster, gid, peer, incarnation, boot}]
+PEER_STATUS    []     [OK, {all of info, and: role, mode, term, vote, leader, commit, applied, flushed, last, base,
+                            state_hash, log_bytes, pending_bytes, requests_sent, shards, map_used_bytes, no_space}]
+PEER_TRANSFER  [peer] [OK, whether it was begun]
+PEER_SHUTDOWN  []     [OK, true]: leadership is handed over, then the process ends
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from raftlog.net.base import Request, RpcClient
+from shardkv.commands import Code, Method, error
+
+if TYPE_CHECKING:
+    from shardkv.host import PeerHost
+
+
+class Admin:
+    """Answers them for one peer."""
+
+    def __init__(self, host: PeerHost, rpc: RpcClient, stop: trio.Event) -> None:
+        self._host = host
+        self._rpc = rpc
+        self._stop = stop
+
+    def on_request(self, request: Request) -> bool:
+        """Answer; False if it is no call of these."""
+        match request.method:
+            case Method.PEER_INFO:
+                request.reply([int(Code.OK), self.info()])
+            case Method.PEER_STATUS:
+                request.reply([int(Code.OK), self.status()])
+            case Method.PEER_TRANSFER:
+                to = request.args[0] if len(request.args) == 1 else None
+                node = self._host.node
+                began = isinstance(to, int) and node.core.transfer(to, node.clock())
+                request.reply([int(Code.OK), began])
+            case Method.PEER_SHUTDOWN:
+                request.reply([int(Code.OK), True])
+                self._stop.set()
+            case _:
+                return False
+        return True
+
+    def unknown(self, request: Request) -> None:
+        """Refuse a method that nobody here knows."""
+        request.reply(error(Code.BAD_REQUEST, f"there is no method {request.method!r:.40} here"))
+
+    def info(self) -> dict[str, Any]:
+        """Who the peer is."""
+        spec = self._host.spec
+        return {
+            "name": spec.name,
+            "cluster": spec.cluster.hex(),
+            "gid": spec.gid,
+            "peer": spec.peer,
+            "incarnation": spec.incarnation,
+            "boot": self._host.node.core.state.boot,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """How it is, now."""
+        host = self._host
+        status = host.node.status()
+        return {
+            **self.info(),
+            "role": status.role.name.lower(),
+            "mode": status.mode.name.lower(),
+            "term": status.term,
+            "vote": status.vote,
+            "leader": status.leader,
+            "commit": status.commit,
+            "applied": list(status.applied),
+            "flushed": list(status.flushed),
+            "last": list(status.last),
+            "base": list(status.base),
+            "state_hash": status.state_hash.hex(),
+            "log_bytes": status.log_bytes,
+            "pending_bytes": status.pending_bytes,
+            "requests_sent": host.transport.requests_sent + self._rpc.requests_sent,
+            "shards": [list(row) for row in host.machine.shard_table(host.rsm.view)],
+            "map_used_bytes": host.state_engine.info().used_bytes,
+            "no_space": host.node.no_space,
+        }

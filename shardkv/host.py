@@ -1,0 +1,280 @@
+"""One peer in a process of its own: its disk, its sockets, its node and its server, put together and run.
+
+Order at a start: open both environments (and own them), recover, say what the disk says ("recovered"), and only then
+open the port. A writer that fails, or a disk that hangs, ends the process at once: the only honest answer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import SystemRandom
+from typing import Any, Protocol
+
+import trio
+
+from raftlog.config import RaftConfig
+from raftlog.core import RaftCore
+from raftlog.durable import LOG_TABLES, fill_log, fill_state, read_applied, recover, state_tables
+from raftlog.net.base import Request, RequestSink
+from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport
+from raftlog.net.tcp_server import TcpServer
+from raftlog.node import Node, NodeLimits
+from raftlog.rsm import Rsm
+from raftlog.types import ZERO, Member, Membership, Restored
+from shardkv.admin import Admin
+from shardkv.group import GroupMachine
+from shardkv.kvmachine import VersionedMachine
+from shardkv.server import GroupServer
+from store.format import Stamp
+from store.lmdb_engine import CannotOpen, LmdbEngine
+from store.space import SpaceMonitor, make_ballast
+from store.writer import ThreadWriter
+
+FATAL_EXIT = 3
+"""The exit code of a peer that dies of its disk."""
+READER_CHECK_S = 30.0
+SPACE_CHECK_S = 1.0
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PeerSpec:
+    """All that a peer must be told. `peers` and `incarnations` cover its whole group, itself included; `controllers` are
+    the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"."""
+
+    cluster: bytes
+    gid: int
+    peer: int
+    incarnation: int
+    directory: Path
+    listen: Address
+    peers: Mapping[int, Address]
+    incarnations: Mapping[int, int]
+    shards: int = 12
+    controllers: tuple[str, ...] = ()
+    store: str = "kvraft"
+    config: RaftConfig = field(default_factory=RaftConfig)
+    limits: NodeLimits = field(default_factory=NodeLimits)
+    lease_reads: bool = False
+
+    @property
+    def name(self) -> str:
+        """`server-<gid>-<peer>`."""
+        return f"server-{self.gid}-{self.peer}"
+
+    @property
+    def membership(self) -> Membership:
+        """The bootstrap membership: entry 1 of the group's log, the same on all its peers."""
+        return Membership(tuple(Member(p, self.incarnations[p]) for p in sorted(self.incarnations)))
+
+    def stamp(self, kind: str) -> Stamp:
+        """The stamp of one of its environments."""
+        return Stamp(kind, self.cluster, self.gid, self.peer, self.incarnation)
+
+    def address_of(self, peer: int) -> str | None:
+        """Where a peer of the group listens."""
+        found = self.peers.get(peer)
+        return None if found is None else f"{found[0]}:{found[1]}"
+
+
+def create_peer(spec: PeerSpec, machine: VersionedMachine | None = None) -> None:
+    """The explicit bootstrap of a voting peer: its directory, with both environments. Durable on return; after a crash
+    call it again. Raises `CannotOpen` if the peer exists."""
+    tables = (machine or GroupMachine(spec.shards)).tables
+    log, state = spec.directory / "log", spec.directory / "state"
+    if log.exists():  # made last
+        raise CannotOpen(f"{spec.directory} exists already: a peer is bootstrapped once")
+    if not state.exists():
+        LmdbEngine.create(state, state_tables(tables), spec.stamp("state"), fill_state)
+    LmdbEngine.create(log, LOG_TABLES, spec.stamp("log"), lambda txn: fill_log(txn, spec.membership))
+
+
+def die(name: str, on_event: Callable[[Event], None], error: BaseException) -> None:
+    """End the process now: nothing may be answered after a failed commit, and nothing may be retried."""
+    text = f"{name}: fatal: {error}"
+    on_event({"event": "error", "text": text, "exit": FATAL_EXIT})
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+    os._exit(FATAL_EXIT)
+
+
+def wall_ms() -> int:
+    """Wall time in ms."""
+    return time.time_ns() // 1_000_000
+
+
+def boot_clock() -> float:
+    """A monotonic clock that goes on while the machine is suspended, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Service(Protocol):
+    """What runs on a peer beside its group: the control plane, on group 0."""
+
+    def on_request(self, request: Request) -> bool:
+        """Take a request of a method that is neither the data plane's nor an admin call; False if it is unknown."""
+        ...
+
+    async def run(self) -> None:
+        """For as long as the peer lives."""
+        ...
+
+
+class PeerHost:
+    """A Raft peer: opened (synchronously, before any socket), then run."""
+
+    def __init__(
+        self,
+        spec: PeerSpec,
+        machine: VersionedMachine,
+        on_event: Callable[[Event], None],
+        *,
+        config_of: Callable[[Any], Any] = lambda view: None,
+    ) -> None:
+        self.spec = spec
+        self.machine = machine
+        self.on_event = on_event
+        self._config_of = config_of
+        self.rng = SystemRandom()
+
+    def _fatal(self, error: BaseException) -> None:
+        die(self.spec.name, self.on_event, error)
+
+    def open(self) -> Restored:
+        """Open and recover the disk, and say what it says. Raises `StoreError`; then nothing was lost."""
+        spec = self.spec
+        self.log_engine = LmdbEngine.open(spec.directory / "log", LOG_TABLES, spec.stamp("log"))
+        state_names = state_tables(self.machine.tables)
+        self.state_engine = LmdbEngine.open(spec.directory / "state", state_names, spec.stamp("state"))
+        make_ballast(spec.directory)
+        restored = recover(self.log_engine, self.state_engine, wall_ms())
+        self.log = ThreadWriter(self.log_engine, self._fatal, name="log")
+        self.state = ThreadWriter(self.state_engine, self._fatal, name="state")
+        self.rsm = Rsm(self.machine, self.state)
+        with self.state_engine.read() as txn:
+            _, _, state_hash = read_applied(txn)
+        last = restored.entries[-1].id if restored.entries else restored.base
+        self.on_event(
+            {
+                "event": "recovered",
+                "boot": restored.boot,
+                "term": restored.hard.term,
+                "last": list(last),
+                "applied": list(restored.applied),
+                "config": self._config_of(self.rsm.view),
+                "state_hash": state_hash.hex() if restored.applied != ZERO else "",
+            }
+        )
+        return restored
+
+    async def run(
+        self,
+        stop: trio.Event,
+        make_service: Callable[[PeerHost, TcpRpcClient], Service] | None = None,
+    ) -> None:
+        """Until `stop`: then hand over leadership, flush, close. Raises `OSError` if the port can't be had."""
+        spec = self.spec
+        restored = self.open()
+        core = RaftCore(spec.peer, spec.config, restored, self.rng, boot_clock())
+        transport = TcpTransport(spec.cluster, spec.gid, spec.peer, spec.incarnation, spec.peers, self.rng)
+        transport.on_trouble = self._trouble
+        self.transport = transport
+        self.node = Node(
+            core,
+            self.rsm,
+            self.log,
+            transport,
+            incarnation=spec.incarnation,
+            clock=boot_clock,
+            wall_ms=wall_ms,
+            fatal=self._fatal,
+            limits=spec.limits,
+            lease_reads=spec.lease_reads,
+            trouble=self._trouble,
+        )
+        async with TcpRpcClient(spec.cluster) as rpc, trio.open_nursery() as nursery:
+            service = make_service(self, rpc) if make_service is not None else None
+            sink = self._sink(service, rpc, stop)
+            server = TcpServer(
+                spec.cluster,
+                spec.gid,
+                spec.peer,
+                sink,
+                self.node.deliver,
+                lambda peer: core.state.membership.incarnation_of(peer),
+                self._trouble,
+            )
+            address = await nursery.start(server.serve, spec.listen)
+            self.on_event({"event": "listening", "address": f"{address[0]}:{address[1]}"})
+            nursery.start_soon(transport.run)
+            nursery.start_soon(self._watch)
+            nursery.start_soon(self._report_roles)
+            if service is not None:
+                nursery.start_soon(service.run)
+            nursery.start_soon(self._stop_when, stop, nursery.cancel_scope)
+            await self.node.run()
+        self.close()
+        self.on_event({"event": "stopped"})
+
+    def _sink(self, service: Service | None, rpc: TcpRpcClient, stop: trio.Event) -> RequestSink:
+        admin = Admin(self, rpc, stop)
+
+        def extra(request: Request) -> None:
+            if not admin.on_request(request) and not (service is not None and service.on_request(request)):
+                admin.unknown(request)
+
+        return GroupServer(self.node, self.machine, self.spec.address_of, extra).on_requests
+
+    async def _stop_when(self, stop: trio.Event, scope: trio.CancelScope) -> None:
+        await stop.wait()
+        await self.node.stop()
+        await self.log.drain()
+        scope.cancel()
+
+    def _trouble(self, text: str) -> None:
+        self.on_event({"event": "trouble", "text": text})
+
+    async def _watch(self) -> None:
+        """Room on the disk, and slots of readers that died."""
+        monitors = [SpaceMonitor(e, self.spec.directory) for e in (self.log_engine, self.state_engine)]
+        looked = 0.0
+        while True:
+            alarm = any(monitor.look().alarm for monitor in monitors)
+            if alarm != self.node.no_space:
+                self.node.no_space = alarm
+                self._trouble("low on space: only deletes pass" if alarm else "there is space again: puts pass")
+            if trio.current_time() - looked >= READER_CHECK_S:
+                looked = trio.current_time()
+                self.log_engine.check_readers()
+                self.state_engine.check_readers()
+            await trio.sleep(SPACE_CHECK_S)
+
+    async def _report_roles(self) -> None:
+        before: tuple[bool, int, int | None] | None = None
+        while True:
+            state = self.node.core.state
+            now = (self.node.is_leader(), state.term, state.leader)
+            if now != before and (now[0] or now[2] is not None):
+                before = now
+                kind = "leader" if now[0] else "follower"
+                self.on_event({"event": kind, "term": now[1], "leader": now[2]})
+            await trio.sleep(0.1)
+
+    def close(self) -> None:
+        """Close writers and files."""
+        for writer in (self.log, self.state):
+            writer.close()
+        self.rsm.overlay.close()
+        self.log_engine.close()
+        self.state_engine.close()
+
+
+async def run_peer(spec: PeerSpec, *, on_event: Callable[[Event], None], stop: trio.Event) -> None:
+    """A peer of a shard group, until `stop`."""
+    await PeerHost(spec, GroupMachine(spec.shards), on_event).run(stop)
