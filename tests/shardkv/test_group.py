@@ -341,7 +341,7 @@ def test_retired_rows_are_removed_in_steps_and_are_no_part_of_the_state() -> Non
         rows = a.rows()
         assert a.hash == before
     assert steps >= 5
-    assert a.rows() == 0
+    assert a.rows() == 11  # the counters of the other shards
     assert not a.background(8)
 
 

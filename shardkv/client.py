@@ -1,0 +1,49 @@
+"""Connecting to a cluster: `async with shardkv.connect(["127.0.0.1:7000", ...]) as kv`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from random import Random, SystemRandom
+
+from raftlog.net.base import RpcClient
+from raftlog.net.tcp import TcpRpcClient
+from shardkv.clerk import DEADLINE_S, Clerk
+from shardkv.commands import Code
+from shardkv.errors import Refused
+from shardkv.group_clerk import GroupClerk
+from shardkv.router import Router
+from shardkv.routing import QUERY, Routing, decode_routing
+
+
+def make_clerk(
+    rpc: RpcClient,
+    controllers: Sequence[str],
+    rng: Random,
+    *,
+    deadline_s: float | None = DEADLINE_S,
+    sessions: bool = True,
+) -> Clerk:
+    """A clerk over any network. `controllers` are the addresses of some peers of group 0."""
+    control = GroupClerk(rpc, 0, controllers, rng=rng)
+
+    async def query() -> Routing:
+        reply = await control.call(QUERY, [None], deadline_s=None)
+        if reply[0] != Code.OK:
+            raise Refused(f"the controllers refused a query: {reply!r:.100}")
+        return decode_routing(reply[1:])
+
+    return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions)
+
+
+@asynccontextmanager
+async def connect(
+    addresses: Sequence[str], *, deadline_s: float | None = DEADLINE_S, sessions: bool = True
+) -> AsyncIterator[Clerk]:
+    """A clerk of the cluster whose controllers listen at `addresses` ("host:port"; some of them are enough).
+
+    `deadline_s` is the default for every call, None = for ever. `sessions=False` gives the labs' behaviour: a write that
+    was sent twice may end in `Maybe`. Leaving the block closes the connections; nothing is sent before the first call.
+    """
+    async with TcpRpcClient() as rpc:
+        yield make_clerk(rpc, addresses, SystemRandom(), deadline_s=deadline_s, sessions=sessions)
