@@ -1,7 +1,10 @@
 """The CBOR forms of the values and messages of the replicated log, on the wire and on the disk.
 
 Everything is an array, with an integer tag first where it is one of several. Decoding checks every type and limit and
-builds the frozen classes of `types` and `messages`; anything else is a `CodecError`, trailing bytes included.
+builds the frozen classes of `types` and `messages`; anything else is a `CodecError`, trailing bytes included. So are
+CBOR's tags (dates, regular expressions, shared and cyclic values, integers beyond 64 bits), items of indefinite length,
+deep nesting, and keys of maps that are not strings: nothing here uses them, and each has been a way to waste a server's
+time.
 
     entry       [term, index, kind, version, time_ms, data]
     membership  [[[id, incarnation], ...] voters, [...] learners]
@@ -42,14 +45,34 @@ from raftlog.types import (
 
 MAX_INT = 1 << 63
 """Every integer of the formats is below this."""
+MAX_DEPTH = 32
+"""How deep arrays may nest; the deepest of ours, an append inside a frame, is 4."""
 
 
 class CodecError(ValueError):
     """Bytes that are no value of this format; the text says what was wrong. Close the connection or name the record."""
 
 
+def shown(value: Any) -> str:
+    """A short text for an error, of any decoded value: never the `repr` of something large."""
+    match value:
+        case bytes() | str():
+            return repr(value[:40]) + ("..." if len(value) > 40 else "")
+        case list() | dict():
+            return f"{type(value).__name__} of {len(value)}"
+    return f"{value!r:.60}"
+
+
+def _no_tag(*found: Any) -> Any:
+    raise ValueError("tags are not used here")
+
+
+_NO_TAGS = dict.fromkeys((*range(64), 100, 256, 258, 260, 261, 1004, 43000, 55799), _no_tag)
+"""Every tag that cbor2 would decode by itself; `tag_hook` gets all others."""
+
+
 def dumps(value: Any) -> bytes:
-    """Canonical enough: equal values of arrays, ints, bytes, str, bool and None give equal bytes."""
+    """Canonical enough: equal values of arrays, ints (64 bits), bytes, str, bool and None give equal bytes."""
     return cbor2.dumps(value)
 
 
@@ -57,7 +80,15 @@ def loads(data: bytes) -> Any:
     """The one CBOR value that `data` is. Raises `CodecError` on damage and on trailing bytes."""
     stream = BytesIO(data)
     try:
-        value = cbor2.CBORDecoder(stream).decode()
+        value = cbor2.CBORDecoder(
+            stream,
+            tag_hook=_no_tag,
+            semantic_decoders=_NO_TAGS,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        ).decode()
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise CodecError(f"not CBOR: {error}") from error
     if stream.tell() != len(data):
@@ -67,26 +98,26 @@ def loads(data: bytes) -> Any:
 
 def _int(value: Any) -> int:
     if type(value) is not int or not 0 <= value < MAX_INT:
-        raise CodecError(f"not an integer in range: {value!r:.60}")
+        raise CodecError(f"not an integer in range: {shown(value)}")
     return value
 
 
 def _bool(value: Any) -> bool:
     if type(value) is not bool:
-        raise CodecError(f"not a boolean: {value!r:.60}")
+        raise CodecError(f"not a boolean: {shown(value)}")
     return value
 
 
 def _bytes(value: Any) -> bytes:
     if type(value) is not bytes:
-        raise CodecError(f"not bytes: {value!r:.60}")
+        raise CodecError(f"not bytes: {shown(value)}")
     return value
 
 
 def array(value: Any, length: int | None = None) -> list[Any]:
     """`value` as an array, of exactly `length` items if given."""
     if type(value) is not list:
-        raise CodecError(f"not an array: {value!r:.60}")
+        raise CodecError(f"not an array: {shown(value)}")
     if length is not None and len(value) != length:
         raise CodecError(f"an array of {len(value)} items, not {length}")
     return value
@@ -118,7 +149,7 @@ _KINDS = {int(kind): kind for kind in EntryKind}
 def unpack_entry(value: Any) -> Entry:
     term, index, kind, version, time_ms, data = array(value, 6)
     if type(kind) is not int or kind not in _KINDS:
-        raise CodecError(f"unknown kind of entry: {kind!r:.60}")
+        raise CodecError(f"unknown kind of entry: {shown(kind)}")
     if len(_bytes(data)) > MAX_ENTRY_BYTES:
         raise CodecError(f"an entry of {len(data)} bytes, at most {MAX_ENTRY_BYTES}")
     return Entry(LogId(_int(term), _int(index)), _KINDS[kind], data, _int(time_ms), _int(version))
@@ -151,7 +182,7 @@ _MODES = {int(mode): mode for mode in Mode}
 def unpack_hard_state(value: Any) -> HardState:
     term, vote, commit, mode, recover_to = array(value, 5)
     if type(mode) is not int or mode not in _MODES:
-        raise CodecError(f"unknown mode of a peer: {mode!r:.60}")
+        raise CodecError(f"unknown mode of a peer: {shown(mode)}")
     return HardState(
         _int(term),
         None if vote is None else _int(vote),
@@ -237,7 +268,7 @@ def decode_message(value: Any) -> Message:
     """The message that an array is. Raises `CodecError`; nothing partly decoded escapes."""
     items = array(value)
     if not items or type(items[0]) is not int or items[0] not in _DECODERS:
-        raise CodecError(f"unknown message: {items[:1]!r:.60}")
+        raise CodecError(f"unknown message: {shown(items[0]) if items else 'an empty array'}")
     length, decode = _DECODERS[items[0]]
     if len(items) != length + 1:
         raise CodecError(f"message {items[0]} with {len(items) - 1} fields, not {length}")

@@ -9,8 +9,9 @@ reads never wait for an fsync. The ordering laws:
    image) stay inside the core until their save is reported, and are dropped if the term has moved. Everything in `send`
    may leave at once: a leader's appends go out before its own sync.
 3. Truncation lowers `stable`. `saved(t)` raises it no further than what t held and no later truncation cut.
-4. Heartbeat and read answers leave at once, with match = min(match, stable).
-5. `committed` <= min(commit, stable): `applied` never passes the local durable log. A `take()` is bounded in bytes.
+4. Heartbeat and read answers leave at once, with match = min(match, stable), or 0 while the term is not durable.
+5. `committed` <= min(commit, stable), and none while the term is not durable: `applied` passes neither the local durable
+   log nor the term in which the commit was learned. A `take()` is bounded in bytes.
 6. A save older than `storage_stall_s`: no heartbeats, step down; then the node exits.
 7. An inline commit is just `saved()` called at once.
 """
@@ -221,10 +222,12 @@ class RaftCore:
         False if this peer does not lead or `to` is no other voter."""
         state = self.state
         state.now = now
+        self._check_quorum(now)
         role = state.role
         if not isinstance(role, Leader) or to == state.me or not state.membership.is_voter(to):
             return False
         role.transfer_to = to
+        role.transfer_asked = False
         role.transfer_until = now + state.config.election_max_s
         return True
 
@@ -235,7 +238,6 @@ class RaftCore:
         state = self.state
         state.now = now
         state.durability.saved(ticket)
-        self._maybe_recovered()
         self._release(now)
         if isinstance(state.role, Leader):
             leading.maybe_commit(state, state.role)
@@ -251,19 +253,21 @@ class RaftCore:
                     leading.become_leader(state, now)
 
     def _maybe_recovered(self) -> None:
-        """A peer that had forgotten promises counts again once it holds all it can have promised."""
+        """A peer that had forgotten promises counts again once it holds all it can have promised. Its vote in this term is
+        spent: it may have given it."""
         state = self.state
         if state.mode is not Mode.RECOVERING or state.commit < state.recover_to.index:
             return
         if state.stable_id() >= state.recover_to:
             state.mode = Mode.VOTER
+            state.vote = state.me if state.vote is None else state.vote
             state.durability.hard_changed()
             state.note("recovered")
 
     def storage_failed(self) -> None:
         """The disk failed or hangs: lead no more, campaign and vote no more. The node exits."""
         self.state.stalled = True
-        if isinstance(self.state.role, Leader):
+        if not isinstance(self.state.role, Follower):
             self.state.follow(None, self.state.now)
 
     def applied(self, index: int) -> None:
@@ -296,6 +300,13 @@ class RaftCore:
         """The image at `at` is durably in place, and the log's base with it."""
         following.finish_install(self.state, at, membership)
 
+    def acknowledge_image(self, to: PeerId, reply: ImageReply) -> None:
+        """Say that an image is in place, or which piece is wanted. The first is a promise, and held like one."""
+        if reply.installed:
+            self.state.promise(to, reply, reply.image[1].index)
+        else:
+            self.state.send(to, reply)
+
     # --- the way out ---------------------------------------------------------------------------------------------
 
     def take(self) -> Effects:
@@ -304,11 +315,12 @@ class RaftCore:
         if isinstance(state.role, Leader):
             leading.begin_round(state, state.role, state.now)
             leading.replicate(state, state.role, state.now)
+        self._maybe_recovered()
         save = self._begin_save()
         self._release(state.now)
         committed: tuple[Entry, ...] = ()
         upto = min(state.commit, state.durability.stable)
-        if upto > state.handed and state.installing is None:
+        if upto > state.handed and state.installing is None and state.durability.hard_durable:
             committed = state.log.slice(state.handed + 1, upto, state.config.take_bytes_max)
             state.handed = committed[-1].id.index
         effects = Effects(
@@ -335,7 +347,7 @@ class RaftCore:
         with_log = durability.dirty is not None and state.installing is None
         if not durability.due or state.stalled:
             return None
-        if not with_log and durability.generation == durability.durable_generation:
+        if not with_log and durability.hard_durable:
             return None
         entries: tuple[Entry, ...] = ()
         last = state.log.last.index

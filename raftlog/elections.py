@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raftlog.messages import RequestVote, VoteReply
-from raftlog.roles import Candidate, Follower, Leader
+from raftlog.roles import Candidate, Leader
 from raftlog.state import CoreState
 from raftlog.types import PeerId
 
@@ -52,14 +52,11 @@ def lost(state: CoreState) -> bool:
 
 
 def sticky(state: CoreState, now: float) -> bool:
-    """This peer has a leader it heard within the shortest election time-out: it helps no one depose it."""
-    match state.role:
-        case Leader():
-            return True
-        case Follower(leader=leader, heard=heard):
-            return leader is not None and now - heard < state.config.election_min_s
-        case Candidate():
-            return False
+    """This peer leads, or has heard a leader within the shortest election time-out: it helps no one depose it.
+
+    That a greater term was seen since is no excuse: the leader's lease rests on what was answered to it.
+    """
+    return isinstance(state.role, Leader) or now - state.leader_heard < state.config.election_min_s
 
 
 def on_request_vote(state: CoreState, sender: PeerId, message: RequestVote, now: float) -> None:
@@ -83,6 +80,7 @@ def on_request_vote(state: CoreState, sender: PeerId, message: RequestVote, now:
         and state.electable
         and now >= state.quiet_until
         and state.leader is None
+        and (message.transfer or not sticky(state, now))
     )
     if not grant:
         state.send(sender, VoteReply(state.term, False))
@@ -105,7 +103,7 @@ def on_vote_reply(state: CoreState, sender: PeerId, message: VoteReply, now: flo
     asked = state.term + 1 if role.pre else state.term
     if message.granted and message.term != asked:
         return False
-    role.votes[sender] = message.granted
+    role.votes[sender] = message.granted or role.votes.get(sender, False)  # a late refusal takes no vote back
     if won(state):
         return True
     if lost(state):

@@ -13,7 +13,7 @@ def hear(state: CoreState, leader: PeerId, now: float) -> Follower:
     state.follow(leader, now)
     role = state.role
     assert isinstance(role, Follower)
-    role.heard = now
+    state.leader_heard = now
     state.reset_election_timer(now)
     return role
 
@@ -78,11 +78,15 @@ def _refuse(state: CoreState, sender: PeerId, message: AppendEntries, hint: int,
 
 
 def on_heartbeat(state: CoreState, sender: PeerId, message: Heartbeat, now: float) -> None:
-    """Answered at once, without a new promise (law 4). The leader names no commit beyond what we acknowledged."""
+    """Answered at once, without a new promise (law 4). The leader names no commit beyond what we acknowledged.
+
+    While the term itself is not durable the answer names no match: after a crash we could be back in an older term and
+    take other entries there, while the leader goes on to name its commit up to that match.
+    """
     role = hear(state, sender, now)
     if state.installing is None:
         state.raise_commit(min(message.commit, state.log.last.index))
-    match = min(role.match, state.durability.stable)
+    match = min(role.match, state.durability.stable) if state.durability.hard_durable else 0
     state.send(sender, HeartbeatReply(state.term, match, message.context, state.mode is Mode.VOTER))
 
 
@@ -93,10 +97,11 @@ def on_image_chunk(state: CoreState, sender: PeerId, message: ImageChunk, now: f
 
 
 def begin_install(state: CoreState, at: LogId) -> bool:
-    """An image is complete at the node. False if it brings nothing new. While True, appends are dropped and saves
+    """An image is complete at the node. False if it brings nothing new, or while our term is not durable (law 5: what is
+    applied must not outlive the term it was learned in); it comes again then. Once True, appends are dropped and saves
     carry the hard state only, until `finish_install`."""
-    if at.index <= state.commit:
-        state.mark("image not needed")
+    if at.index <= state.commit or not state.durability.hard_durable:
+        state.mark("image not needed" if at.index <= state.commit else "image too early")
         return False
     state.installing = at
     return True

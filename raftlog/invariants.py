@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raftlog.core import RaftCore
-from raftlog.messages import AppendReply, HeartbeatReply, ImageReply
+from raftlog.messages import AppendReply, HeartbeatReply, ImageReply, RequestVote, VoteReply
 from raftlog.roles import Candidate, Flow, Leader, Progress
 from raftlog.state import CoreState, Effects
-from raftlog.types import Entry, LogId, Membership, PeerId, Role
+from raftlog.types import Entry, LogId, PeerId, Role
 
 ALL_BYTES = 1 << 62
 
@@ -237,12 +237,13 @@ def check_taken(core: RaftCore, effects: Effects) -> None:
     if effects.save is not None:
         _require(durability.in_flight is effects.save, core, f"save {effects.save} handed out, not in flight")
         hard = effects.save.hard
-        _require(hard.term == state.term or bool(effects.send), core, f"term {hard.term} is saved, we are in another")
+        _require(hard.term == state.term, core, f"a save of term {hard.term}")
     for promise in durability.held:
         _require(promise.term == state.term, core, f"a promise of another term is still held: {promise}")
     for envelope in effects.send:
         message = envelope.message
-        _require(message.term <= state.term + 1, core, f"sent {message} of a term to come")
+        early = isinstance(message, (RequestVote, VoteReply)) and message.pre
+        _require(early or message.term <= state.term, core, f"sent {message} of a term to come")
         match message:
             case AppendReply(match=int(index)) | HeartbeatReply(match=index):
                 promised = index
@@ -313,11 +314,3 @@ class GroupWitness:
         theirs = b.slice(low + 1, agree, ALL_BYTES)
         for x, y in zip(mine, theirs, strict=True):
             _require(x == y, one, f"has {x.id} below {agree}, where peer {two.state.me} has {y.id} and both agree")
-
-
-def voters_agree(cores: Sequence[RaftCore]) -> Membership:
-    """The membership in force, the same at every core; for groups at rest."""
-    first = cores[0].state.membership
-    for core in cores[1:]:
-        _require(core.state.membership == first, core, f"membership {core.state.membership}, elsewhere {first}")
-    return first

@@ -109,9 +109,7 @@ def on_append_reply(state: CoreState, leader: Leader, sender: PeerId, message: A
         return
     _heard(state, leader, progress, message.context, message.counts, now)
     if message.match is not None:
-        assert message.match <= state.log.last.index, f"peer {sender} holds {message.match}, we {state.log.last}"
-        progress.matched(message.match)
-        maybe_commit(state, leader)
+        _advance(state, leader, progress, message.match)
         return
     if message.prev_index <= progress.match or progress.flow is Flow.IMAGE:
         return  # an old refusal
@@ -126,15 +124,19 @@ def on_append_reply(state: CoreState, leader: Leader, sender: PeerId, message: A
 
 
 def on_heartbeat_reply(state: CoreState, leader: Leader, sender: PeerId, message: HeartbeatReply, now: float) -> None:
-    """A sign of life; repairs a lost acknowledgement and lets a probe go on."""
+    """A sign of life; repairs a lost acknowledgement and lets a probe go on.
+
+    A probe is not sent again within a heartbeat of the last: read rounds are answered at once and often, while the
+    probe's own answer waits for the peer's disk.
+    """
     progress = leader.progress.get(sender)
     if progress is None:
         return
     _heard(state, leader, progress, message.context, message.counts, now)
-    progress.probing = False
-    if message.match > progress.match and progress.flow is not Flow.IMAGE:
-        progress.matched(min(message.match, state.log.last.index))
-        maybe_commit(state, leader)
+    if now - progress.probed >= state.config.heartbeat_s:
+        progress.probing = False
+    if message.match > progress.match:
+        _advance(state, leader, progress, message.match)
 
 
 def on_image_reply(state: CoreState, leader: Leader, sender: PeerId, message: ImageReply, now: float) -> None:
@@ -143,9 +145,17 @@ def on_image_reply(state: CoreState, leader: Leader, sender: PeerId, message: Im
     if progress is None:
         return
     progress.heard = now
-    if message.installed and progress.flow is Flow.IMAGE:
-        progress.matched(message.image[1].index)
-        maybe_commit(state, leader)
+    if message.installed:
+        _advance(state, leader, progress, message.image[1].index)
+
+
+def _advance(state: CoreState, leader: Leader, progress: Progress, match: int) -> None:
+    """The peer holds the log durably up to `match`. An image goes on unless the log can take over from there."""
+    assert match <= state.log.last.index, f"a peer holds {match}, we {state.log.last}"
+    if progress.flow is Flow.IMAGE and match < state.log.base.index:
+        return  # an answer to what was sent before the image
+    progress.matched(match)
+    maybe_commit(state, leader)
 
 
 def maybe_commit(state: CoreState, leader: Leader) -> None:
@@ -216,6 +226,7 @@ def broadcast(state: CoreState, leader: Leader, now: float) -> None:
 def on_heartbeat_time(state: CoreState, leader: Leader, now: float) -> None:
     """The regular round; appends unanswered for too long are taken for lost."""
     leader.next_heartbeat = now + state.config.heartbeat_s
+    leader.transfer_asked = False
     for _, progress in sorted(leader.progress.items()):
         if progress.inflight and now - progress.inflight[0][2] > state.config.retry_s:
             state.mark("append lost")
@@ -268,10 +279,10 @@ def read(state: CoreState, leader: Leader, token: Any) -> None:
 
 def _maybe_transfer(state: CoreState, leader: Leader) -> None:
     to = leader.transfer_to
-    if to is None or leader.transfer_sent:
+    if to is None or leader.transfer_asked:
         return
     progress = leader.progress.get(to)
     if progress is not None and progress.match == state.log.last.index:
-        leader.transfer_sent = True
+        leader.transfer_asked = leader.transfer_sent = True
         state.mark("transfer sent")
         state.send(to, TransferNow(state.term))

@@ -34,6 +34,7 @@ class Progress:
     flow: Flow = Flow.PROBE
     probing: bool = False
     heard: float = float("-inf")
+    probed: float = float("-inf")
     counts: bool = True
     context: int = 0
     lease_from: float = float("-inf")
@@ -43,7 +44,7 @@ class Progress:
     def sent(self, last: int, size: int, now: float) -> None:
         """An append up to `last` left."""
         if self.flow is Flow.PROBE:
-            self.probing = True
+            self.probing, self.probed = True, now
             return
         self.next = last + 1
         self.inflight.append((last, size, now))
@@ -77,11 +78,9 @@ class ReadRound:
 
 @dataclass(slots=True)
 class Follower:
-    """Listens to `leader`, if it knows one in this term. `heard` is when it last did. `match` is what it verified
-    against this leader's log."""
+    """Listens to `leader`, if it knows one in this term. `match` is what it verified against this leader's log."""
 
     leader: PeerId | None = None
-    heard: float = float("-inf")
     match: int = 0
 
 
@@ -109,7 +108,10 @@ class Leader:
     confirmed: deque[ReadRound] = field(default_factory=deque)
     transfer_to: PeerId | None = None
     transfer_until: float = 0.0
+    transfer_asked: bool = False
+    """TransferNow is on its way; asked again with the next heartbeat round, for it may be lost."""
     transfer_sent: bool = False
+    """It was sent at least once in this term: no lease any more."""
 
     def waiting_reads(self) -> int:
         return len(self.queued) + sum(len(r.tokens) for r in (*self.rounds, *self.confirmed))

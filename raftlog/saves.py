@@ -73,9 +73,14 @@ class Durability:
         self.appended(first)
 
     @property
+    def hard_durable(self) -> bool:
+        """Term, vote and mode are durable as they are now."""
+        return self.generation == self.durable_generation
+
+    @property
     def due(self) -> bool:
         """A save is needed and none is in flight."""
-        return self.in_flight is None and (self.dirty is not None or self.generation > self.durable_generation)
+        return self.in_flight is None and (self.dirty is not None or not self.hard_durable)
 
     def begin(self, hard: HardState, entries: tuple[Entry, ...], *, with_log: bool, last: int, now: float) -> Save:
         """Put a save in flight. `entries` begin at `dirty`; if they stop short of `last` the rest stays dirty."""

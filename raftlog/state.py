@@ -72,6 +72,7 @@ class CoreState:
         self.handed = self.applied = restored.applied.index
         self.durability = Durability(hard, self.log.last.index)
         self.role: RoleState = Follower()
+        self.leader_heard = float("-inf")  # when any leader was last heard, of whatever term: stickiness and leases
         self.installing: LogId | None = None
         self.stalled = False
         self.outbox: list[Envelope] = []

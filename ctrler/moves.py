@@ -1,0 +1,211 @@
+"""Moving one shard: probe the destination, freeze the source, copy page by page, install; delete at the source later.
+
+Every step is guarded by the number of the change and may be repeated, also by several controllers at once. Tries go on
+for as long as it takes; between them the caller's `fenced` is asked whether somebody else has finished the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from raftlog.codec import CodecError
+from shardkv.commands import (
+    EMPTY_SUMMARY,
+    MAX_PAGE_BYTES,
+    Code,
+    Command,
+    DeleteShard,
+    Freeze,
+    Install,
+    InstallChunk,
+    Method,
+    Reply,
+    Summary,
+    decode_reply,
+    encode_command,
+    ok_fields,
+    unpack_summary,
+)
+from shardkv.errors import Unavailable
+
+PATIENCE_S = 1.0
+"""How long a group may be silent before it is asked again whether the change is still ours to make."""
+
+
+class Fenced(Exception):
+    """The change is no longer ours: it is finished, or a later one runs. Return and do nothing more."""
+
+
+class Stuck(Exception):
+    """A group answered what it never may. The text names shard, step and group; the change stays as it is."""
+
+
+class Group(Protocol):
+    """The part of `shardkv.group_clerk.GroupClerk` that moves need."""
+
+    gid: int
+    addresses: tuple[str, ...]
+
+    async def call(self, method: int, args: list[Any], *, deadline_s: float | None) -> list[Any]:
+        """See `GroupClerk.call`."""
+        ...
+
+    async def command(self, command: bytes, *, deadline_s: float | None) -> list[Any]:
+        """See `GroupClerk.command`."""
+        ...
+
+
+class Move(NamedTuple):
+    """One shard of a change: who gives it and who gets it; None is nobody."""
+
+    shard: int
+    source: Group | None
+    target: Group | None
+
+
+@dataclass(slots=True)
+class Step:
+    """What a shard's move waits for, since when (seconds of the controller's clock)."""
+
+    shard: int
+    step: str
+    gid: int
+    since: float
+
+
+class Mover:
+    """Moves the shards of one change, number `num`."""
+
+    def __init__(
+        self,
+        num: int,
+        fenced: Callable[[], Awaitable[bool]],
+        told: Callable[[Step | None, int], None],
+        now: Callable[[], float],
+    ) -> None:
+        self.num = num
+        self._fenced = fenced
+        self._told = told
+        self._now = now
+
+    async def move(self, move: Move) -> None:
+        """Until the target serves the shard. Raises `Fenced`, `Stuck`."""
+        shard = move.shard
+        try:
+            if move.target is None:
+                assert move.source is not None
+                await self._freeze(move.source, shard, 0, ())
+                return
+            position = await self._probe(move.target, shard)
+            if position is None:
+                return
+            if move.source is None:
+                await self._install(move.target, shard, EMPTY_SUMMARY)
+                return
+            summary = await self._freeze(move.source, shard, move.target.gid, move.target.addresses)
+            while (again := await self._copy(move.source, move.target, shard, position, summary)) is not None:
+                position = again
+        finally:
+            self._told(None, shard)
+
+    async def delete(self, source: Group, shard: int, deadline_s: float) -> bool:
+        """Delete what was moved away. False if the group did not answer in time."""
+        try:
+            body = await source.command(encode_command(DeleteShard(shard, self.num)), deadline_s=deadline_s)
+        except Unavailable:
+            return False
+        reply = decode_reply(body, 0)
+        return reply.code in (Code.OK, Code.GONE, Code.STALE)
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    async def _ask(
+        self, group: Group, shard: int, step: str, ask: Callable[[], Awaitable[list[Any]]], fields: int
+    ) -> Reply:
+        """One answer of the group, however long it takes. Raises `Fenced` on a stale number."""
+        self._told(Step(shard, step, group.gid, self._now()), shard)
+        while True:
+            try:
+                body = await ask()
+            except Unavailable:
+                if await self._fenced():
+                    raise Fenced(f"change {self.num} was finished by somebody else") from None
+                continue
+            try:
+                reply = decode_reply(body, fields)
+            except CodecError as error:
+                raise Stuck(f"shard {shard}, {step}: group {group.gid} speaks another format: {error}") from error
+            if reply.code is Code.STALE:
+                raise Fenced(
+                    f"group {group.gid} has seen change {reply.fields[0]} for shard {shard}, we make {self.num}"
+                )
+            return reply
+
+    async def _command(self, group: Group, step: str, command: Command) -> Reply:
+        shard: int = command.shard  # type: ignore[union-attr]
+        data = encode_command(command)
+        return await self._ask(
+            group, shard, step, lambda: group.command(data, deadline_s=PATIENCE_S), ok_fields(command)
+        )
+
+    def _stuck(self, group: Group, shard: int, step: str, reply: Reply) -> Stuck:
+        return Stuck(f"change {self.num}, shard {shard}, {step}: group {group.gid} answered {reply.why}")
+
+    async def _probe(self, target: Group, shard: int) -> bytes | None:
+        """Where the staging at the target goes on, None if it serves the shard already. A shard is frozen only after
+        this answer, so a dead target takes no live shard out of service."""
+        reply = await self._command(target, "probe", InstallChunk(shard, self.num, b"", b""))
+        match reply.code:
+            case Code.INSTALLED:
+                return None
+            case Code.OK | Code.RESUME:
+                return bytes(reply.fields[0])
+            case _:
+                raise self._stuck(target, shard, "probe", reply)
+
+    async def _freeze(self, source: Group, shard: int, gid: int, addresses: tuple[str, ...]) -> Summary:
+        reply = await self._command(source, "freeze", Freeze(shard, self.num, gid, addresses))
+        if reply.code is Code.GONE:
+            raise Fenced(f"shard {shard} was moved and deleted by somebody else")
+        if reply.code is not Code.OK:
+            raise self._stuck(source, shard, "freeze", reply)
+        return unpack_summary(reply.fields[0])
+
+    async def _copy(self, source: Group, target: Group, shard: int, position: bytes, summary: Summary) -> bytes | None:
+        """Copy what follows `position` and install. None when installed, else the position to go on from."""
+        while position < summary.last:
+            args = [shard, self.num, position, MAX_PAGE_BYTES]
+            page = await self._ask(
+                source,
+                shard,
+                "read",
+                lambda: source.call(Method.READ_SHARD, args, deadline_s=PATIENCE_S),
+                4,
+            )
+            if page.code is Code.NOT_YET:
+                continue
+            if page.code is Code.GONE:
+                raise Fenced(f"shard {shard} was moved and deleted by somebody else")
+            if page.code is not Code.OK:
+                raise self._stuck(source, shard, "read", page)
+            reply = await self._command(target, "copy", InstallChunk(shard, self.num, position, page.fields[1]))
+            if reply.code is Code.INSTALLED:
+                return None
+            if reply.code not in (Code.OK, Code.RESUME):
+                raise self._stuck(target, shard, "copy", reply)
+            position = bytes(reply.fields[0])
+        return await self._install(target, shard, summary)
+
+    async def _install(self, target: Group, shard: int, summary: Summary) -> bytes | None:
+        reply = await self._command(target, "install", Install(shard, self.num, summary))
+        match reply.code:
+            case Code.OK | Code.INSTALLED:
+                return None
+            case Code.RESUME:
+                return bytes(reply.fields[0])
+            case Code.REFUSED:
+                return await self._probe(target, shard)  # staged wrongly: it begins again, or is refused for good
+            case _:
+                raise self._stuck(target, shard, "install", reply)
