@@ -15,7 +15,6 @@ from shardkv.commands import (
     EMPTY_SUMMARY,
     MAX_PAGE_BYTES,
     Code,
-    Command,
     DeleteShard,
     Freeze,
     Install,
@@ -143,8 +142,8 @@ class Mover:
                 )
             return reply
 
-    async def _command(self, group: Group, step: str, command: Command) -> Reply:
-        shard: int = command.shard  # type: ignore[union-attr]
+    async def _command(self, group: Group, step: str, command: Freeze | InstallChunk | Install) -> Reply:
+        shard = command.shard
         data = encode_command(command)
         return await self._ask(
             group, shard, step, lambda: group.command(data, deadline_s=PATIENCE_S), ok_fields(command)
@@ -176,14 +175,7 @@ class Mover:
     async def _copy(self, source: Group, target: Group, shard: int, position: bytes, summary: Summary) -> bytes | None:
         """Copy what follows `position` and install. None when installed, else the position to go on from."""
         while position < summary.last:
-            args = [shard, self.num, position, MAX_PAGE_BYTES]
-            page = await self._ask(
-                source,
-                shard,
-                "read",
-                lambda: source.call(Method.READ_SHARD, args, deadline_s=PATIENCE_S),
-                4,
-            )
+            page = await self._read(source, shard, position)
             if page.code is Code.NOT_YET:
                 continue
             if page.code is Code.GONE:
@@ -197,6 +189,14 @@ class Mover:
                 raise self._stuck(target, shard, "copy", reply)
             position = bytes(reply.fields[0])
         return await self._install(target, shard, summary)
+
+    async def _read(self, source: Group, shard: int, position: bytes) -> Reply:
+        args = [shard, self.num, position, MAX_PAGE_BYTES]
+
+        async def ask() -> list[Any]:
+            return await source.call(Method.READ_SHARD, args, deadline_s=PATIENCE_S)
+
+        return await self._ask(source, shard, "read", ask, 4)
 
     async def _install(self, target: Group, shard: int, summary: Summary) -> bytes | None:
         reply = await self._command(target, "install", Install(shard, self.num, summary))

@@ -86,14 +86,16 @@ class GroupClerk:
         grown: float = low * 2 ** min(rounds - 1, 10)
         return min(high, grown) * self._rng.uniform(0.5, 1.0)
 
-    async def call(self, method: int, args: list[Any], *, deadline_s: float | None) -> list[Any]:
+    async def call(
+        self, method: int, args: list[Any], *, deadline_s: float | None, attempt_s: float = ATTEMPT_S
+    ) -> list[Any]:
         """The decoded reply array, of whoever leads. For calls that may be repeated only: an open try is repeated too.
         Raises `Unavailable` at the deadline; None waits for ever."""
         failures = 0
         why = "no try yet"
         with trio.move_on_after(float("inf") if deadline_s is None else deadline_s):
             while True:
-                attempt = await self.attempt(method, args)
+                attempt = await self.attempt(method, args, attempt_s)
                 if attempt.reply is not None:
                     return attempt.reply
                 why = attempt.why

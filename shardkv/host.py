@@ -20,7 +20,7 @@ import trio
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
 from raftlog.durable import LOG_TABLES, fill_log, fill_state, read_applied, recover, state_tables
-from raftlog.net.base import Request, RequestSink
+from raftlog.net.base import Request
 from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport
 from raftlog.net.tcp_server import TcpServer
 from raftlog.node import Node, NodeLimits
@@ -29,7 +29,7 @@ from raftlog.types import ZERO, Member, Membership, Restored
 from shardkv.admin import Admin
 from shardkv.group import GroupMachine
 from shardkv.kvmachine import VersionedMachine
-from shardkv.server import GroupServer
+from shardkv.server import Extra, GroupServer
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
 from store.space import SpaceMonitor, make_ballast
@@ -199,13 +199,14 @@ class PeerHost:
             trouble=self._trouble,
         )
         async with TcpRpcClient(spec.cluster) as rpc, trio.open_nursery() as nursery:
+            self.server = GroupServer(self.node, self.machine, spec.address_of)
             service = make_service(self, rpc) if make_service is not None else None
-            sink = self._sink(service, rpc, stop)
+            self.server.extra = self._extra(service, rpc, stop)
             server = TcpServer(
                 spec.cluster,
                 spec.gid,
                 spec.peer,
-                sink,
+                self.server.on_requests,
                 self.node.deliver,
                 lambda peer: core.state.membership.incarnation_of(peer),
                 self._trouble,
@@ -222,14 +223,14 @@ class PeerHost:
         self.close()
         self.on_event({"event": "stopped"})
 
-    def _sink(self, service: Service | None, rpc: TcpRpcClient, stop: trio.Event) -> RequestSink:
+    def _extra(self, service: Service | None, rpc: TcpRpcClient, stop: trio.Event) -> Extra:
         admin = Admin(self, rpc, stop)
 
         def extra(request: Request) -> None:
             if not admin.on_request(request) and not (service is not None and service.on_request(request)):
                 admin.unknown(request)
 
-        return GroupServer(self.node, self.machine, self.spec.address_of, extra).on_requests
+        return extra
 
     async def _stop_when(self, stop: trio.Event, scope: trio.CancelScope) -> None:
         await stop.wait()

@@ -16,6 +16,9 @@ from shardkv.config import ShardConfig
 
 QUERY = 32
 
+REPORT = 39
+"""Where a group's servers listen: REPORT [gid, {server name: address}] -> [OK]. Sent by a peer when it starts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Routing:

@@ -22,7 +22,7 @@ from typing import Any
 
 import cbor2
 
-from raftlog.codec import CodecError, array, decode_message, dumps, encode_message, loads, pack_entry
+from raftlog.codec import MAX_INT, CodecError, array, decode_message, dumps, encode_message, loads, pack_entry, shown
 from raftlog.messages import AppendEntries, Message
 
 MAGIC = b"SKVR"
@@ -30,12 +30,20 @@ PROTOCOL = 1
 MAX_FRAME_BYTES = 8 << 20
 """The longest frame, in bytes, without its length. Above the largest append and the largest page."""
 MAX_HANDSHAKE_BYTES = 512
+MAX_ITEM_BYTES = MAX_FRAME_BYTES - 16
+"""The longest message, request or reply: it must fit into a frame of its own."""
 BATCH_BYTES = 4 << 20
 """A batch is cut into frames of about this size."""
+BATCH_ITEMS = 4096
+"""The most items of a frame. Without it 8 MiB of the smallest requests would hold up a server for a second."""
 
 
 class FrameError(CodecError):
     """The connection speaks no such protocol; close it."""
+
+
+class WrongProtocol(FrameError):
+    """A handshake of ours, of another version: it deserves an answer."""
 
 
 class Kind(IntEnum):
@@ -63,12 +71,14 @@ class Hello:
 
 
 def decode_hello(body: bytes) -> Hello:
-    """Raises `FrameError`."""
+    """Raises `FrameError`, `WrongProtocol` if only the version is not ours."""
     row = _handshake(body, 8)
     kind, cluster, gid, sender, incarnation, to = row[2:]
-    numbers = (gid, sender, incarnation, to)
-    if kind not in (1, 2) or type(cluster) is not bytes or any(type(n) is not int or n < 0 for n in numbers):
-        raise FrameError(f"no handshake: {row!r:.80}")
+    numbers = (kind, gid, sender, incarnation, to)
+    if type(cluster) is not bytes or any(type(n) is not int or not 0 <= n < MAX_INT for n in numbers):
+        raise FrameError("no handshake: a field has the wrong type or range")
+    if kind not in (1, 2):
+        raise FrameError(f"no handshake: unknown kind of connection {kind}")
     return Hello(Kind(kind), cluster, gid, sender, incarnation, to)
 
 
@@ -93,7 +103,7 @@ def _handshake(body: bytes, length: int) -> list[Any]:
     if row[:1] != [MAGIC]:
         raise FrameError("no handshake of shardkv")
     if row[1:2] != [PROTOCOL]:
-        raise FrameError(f"protocol {row[1:2]!r:.40}, this is {PROTOCOL}")
+        raise WrongProtocol(f"protocol {shown(row[1]) if row[1:] else 'unknown'}, this is {PROTOCOL}")
     if len(row) != length:
         raise FrameError(f"a handshake of {len(row)} fields, not {length}")
     return row
@@ -107,27 +117,36 @@ def frame(body: bytes) -> bytes:
 
 
 class Deframer:
-    """Cuts a stream into frames. Holds at most one unfinished frame, never more than its limit."""
+    """Cuts a stream into frames. Between calls it holds at most one unfinished frame, never more than its limit."""
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self.limit_bytes = limit_bytes
         self._buffer = bytearray()
+        self._wanted = 4  # with fewer bytes than this in the buffer there is no frame
 
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies that `data` completes. Raises `FrameError` at a length over the limit."""
         buffer = self._buffer
-        buffer += data
+        if buffer:
+            buffer += data
+            if len(buffer) < self._wanted:
+                return []
+            data = bytes(buffer)
+            buffer.clear()
         bodies = []
-        at = 0
-        while len(buffer) - at >= 4:
-            length = int.from_bytes(buffer[at : at + 4], "big")
+        at, end = 0, len(data)
+        self._wanted = 4
+        while end - at >= 4:
+            length = int.from_bytes(data[at : at + 4], "big")
             if length > self.limit_bytes:
                 raise FrameError(f"a frame of {length} bytes; at most {self.limit_bytes}")
-            if len(buffer) - at - 4 < length:
+            if end - at - 4 < length:
+                self._wanted = 4 + length
                 break
-            bodies.append(bytes(buffer[at + 4 : at + 4 + length]))
+            bodies.append(data[at + 4 : at + 4 + length])
             at += 4 + length
-        del buffer[:at]
+        if at < end:
+            buffer += data[at:]
         return bodies
 
 
@@ -144,42 +163,56 @@ def _head(major: int, length: int) -> bytes:
 
 
 def encode_message_bytes(message: Message) -> bytes:
-    """One message; an append's entries are encoded one by one, so that their bytes could be kept."""
+    """One message; encode it once and queue it for every peer that gets it."""
     if isinstance(message, AppendEntries) and message.entries:
-        packed = b"".join(dumps(pack_entry(entry)) for entry in message.entries)
+        # Entry by entry, so that an append is not copied into one large tree of lists first.
+        packed = [dumps(pack_entry(entry)) for entry in message.entries]
         front = dumps(3) + dumps(message.term) + dumps(list(message.prev))
         back = dumps(message.commit) + dumps(message.context)
-        return _head(4, 6) + front + _head(4, len(message.entries)) + packed + back
+        return b"".join((_head(4, 6), front, _head(4, len(packed)), *packed, back))
     return dumps(encode_message(message))
 
 
-def encode_messages(encoded: Sequence[bytes]) -> list[bytes]:
-    """Frames that hold these encoded messages, in order."""
+def encode_batch(encoded: Sequence[bytes]) -> list[bytes]:
+    """Frames that hold these encoded messages, requests or replies, in order. Each is at most `MAX_ITEM_BYTES`."""
     frames = []
     batch: list[bytes] = []
     size = 0
     for item in encoded:
-        if batch and size + len(item) > BATCH_BYTES:
-            frames.append(frame(_head(4, len(batch)) + b"".join(batch)))
+        if batch and (size + len(item) > BATCH_BYTES or len(batch) == BATCH_ITEMS):
+            frames.append(_batch_frame(batch, size))
             batch, size = [], 0
         batch.append(item)
         size += len(item)
     if batch:
-        frames.append(frame(_head(4, len(batch)) + b"".join(batch)))
+        frames.append(_batch_frame(batch, size))
     return frames
+
+
+def _batch_frame(batch: list[bytes], size: int) -> bytes:
+    head = _head(4, len(batch))
+    length = len(head) + size
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes; at most {MAX_FRAME_BYTES}")
+    return b"".join((length.to_bytes(4, "big"), head, *batch))
+
+
+encode_messages = encode_batch
+
+
+def _items(body: bytes) -> list[Any]:
+    items = array(loads(body))
+    if len(items) > BATCH_ITEMS:
+        raise FrameError(f"a frame of {len(items)} items; at most {BATCH_ITEMS}")
+    return items
 
 
 def decode_messages(body: bytes) -> list[Message]:
     """The messages of a frame. Raises `CodecError`."""
-    return [decode_message(item) for item in array(loads(body))]
+    return [decode_message(item) for item in _items(body)]
 
 
 # --- clients ---------------------------------------------------------------------------------------------------------
-
-
-def encode_batch(encoded: Sequence[bytes]) -> list[bytes]:
-    """Frames of encoded requests or replies."""
-    return encode_messages(encoded)
 
 
 def encode_request(call: int, method: int, args: list[Any]) -> bytes:
@@ -197,18 +230,18 @@ def _checked(row: list[Any]) -> bytes:
         encoded = dumps(row)
     except (cbor2.CBOREncodeError, TypeError, ValueError) as error:
         raise CodecError(f"not CBOR: {error}") from error
-    if len(encoded) > MAX_FRAME_BYTES - 16:
-        raise CodecError(f"{len(encoded)} bytes; a frame holds {MAX_FRAME_BYTES - 16}")
+    if len(encoded) > MAX_ITEM_BYTES:
+        raise CodecError(f"{len(encoded)} bytes; a frame holds {MAX_ITEM_BYTES}")
     return encoded
 
 
 def decode_requests(body: bytes) -> list[tuple[int, int, list[Any]]]:
     """(call id, method, args) of each request of a frame. Raises `CodecError`."""
     found = []
-    for item in array(loads(body)):
+    for item in _items(body):
         call, method, args = array(item, 3)
         if type(call) is not int or type(method) is not int:
-            raise CodecError(f"no request: {item!r:.60}")
+            raise CodecError(f"no request: number {shown(call)}, method {shown(method)}")
         found.append((call, method, array(args)))
     return found
 
@@ -216,9 +249,9 @@ def decode_requests(body: bytes) -> list[tuple[int, int, list[Any]]]:
 def decode_replies(body: bytes) -> list[tuple[int, Any]]:
     """(call id, body) of each reply of a frame. Raises `CodecError`."""
     found = []
-    for item in array(loads(body)):
+    for item in _items(body):
         call, reply = array(item, 2)
         if type(call) is not int:
-            raise CodecError(f"no reply: {item!r:.60}")
+            raise CodecError(f"no reply: number {shown(call)}")
         found.append((call, reply))
     return found

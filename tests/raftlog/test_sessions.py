@@ -124,6 +124,9 @@ def test_several_operations_of_a_client_may_be_open_in_any_order() -> None:
     rig = Rig()
     late, early = rig.send(7, 2), rig.send(7, 1)
     assert (rig.send(7, 2), rig.send(7, 1)) == (late, early)
+    with rig.engine.read() as txn:
+        (_, payload) = next(export_sessions(txn, b"scope-a"))
+    assert decode_session(payload).replies == ((1, early), (2, late))
     assert rig.send(7, 3, acked_below=2) == b"aaa@3"
     assert rig.send(7, 2) == late
     assert rig.send(7, 1) == b"ACKNOWLEDGED@3"

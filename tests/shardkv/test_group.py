@@ -357,6 +357,27 @@ def test_a_shard_comes_back_while_its_old_rows_are_still_there() -> None:
     assert b.rows() == 0
 
 
+def test_what_was_frozen_is_removed_too_when_the_shard_comes_back_before_its_delete() -> None:
+    a = filled()
+    a.do(Freeze(SHARD, 2, 7, ()))
+    assert a.do(Install(SHARD, 3, EMPTY_SUMMARY)) == [Code.OK]
+    assert a.do(DeleteShard(SHARD, 2)) == [Code.STALE, 3]
+    while a.background(100):
+        pass
+    assert a.rows() == 12  # counters only
+    assert a.get(HERE[0]) == [Code.NO_KEY]
+
+
+def test_one_machine_object_reads_old_and_new_views_right() -> None:
+    a = group()
+    a.do(Put(HERE[0], b"v"))
+    with a.engine.read() as old:
+        a.do(Freeze(SHARD, 2, 7, ()))
+        assert a.get(HERE[0])[0] == Code.WRONG_GROUP
+        assert a.machine.read(old, Method.GET, [HERE[0]]) == [Code.OK, b"v", 1]
+    assert a.get(HERE[0])[0] == Code.WRONG_GROUP
+
+
 def test_an_abandoned_staging_is_removed() -> None:
     a, b = filled(), group(owns=False)
     a.do(Freeze(SHARD, 2, 7, ()))
