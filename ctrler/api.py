@@ -1,8 +1,8 @@
 """The calls of the control plane (methods 32..63), and their replies. Answered by the controller peer that leads.
 
-    QUERY    [num | null]                        [current, next | null, {gid: [address ...]}]    see `shardkv.routing`
-    INIT     [request id, {gid: [address ...]}]  [num]      the first configuration: these groups own all
-    JOIN     [request id, {gid: [address ...]}]  [num]
+    QUERY    [num | null]                        [current, next | null, [[gid, [address ...]] ...]]    see `shardkv.routing`
+    INIT     [request id, [[gid, [address ...]] ...]]  [num]      the first configuration: these groups own all
+    JOIN     [request id, [[gid, [address ...]] ...]]  [num]
     LEAVE    [request id, [gid ...]]             [num]
     MOVE     [request id, shard, gid]            [num]
     STATUS   []                                  [{current, next, cleaned, trouble, steps: [[shard, step, gid, age_s] ...]}]
@@ -58,14 +58,15 @@ def checked_gid(value: Any) -> int:
 
 def checked_groups(value: Any) -> dict[int, tuple[str, ...]]:
     """gid -> addresses. Raises `CodecError`."""
-    if type(value) is not dict or not value:
-        raise CodecError(f"no groups: {value!r:.60}")
-    found = {}
-    for gid, addresses in value.items():
+    found: dict[int, tuple[str, ...]] = {}
+    for item in array(value):
+        gid, addresses = array(item, 2)
         servers = tuple(array(addresses))
         if not 0 < len(servers) <= MAX_SERVERS or any(type(a) is not str or len(a) > MAX_NAME_BYTES for a in servers):
             raise CodecError(f"group {gid!r:.20} needs 1..{MAX_SERVERS} addresses: {addresses!r:.60}")
         found[checked_gid(gid)] = servers
+    if not found:
+        raise CodecError("no group is named")
     return found
 
 

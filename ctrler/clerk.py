@@ -115,5 +115,5 @@ class ControllerClerk:
         await self._call(Control.REPORT, [gid, dict(names)], 0, deadline_s)
 
 
-def _listed(groups: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
-    return {gid: list(addresses) for gid, addresses in sorted(groups.items())}
+def _listed(groups: Mapping[int, Sequence[str]]) -> list[list[Any]]:
+    return [[gid, list(addresses)] for gid, addresses in sorted(groups.items())]

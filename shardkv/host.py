@@ -28,7 +28,9 @@ from raftlog.rsm import Rsm
 from raftlog.types import ZERO, Member, Membership, Restored
 from shardkv.admin import Admin
 from shardkv.group import GroupMachine
+from shardkv.group_clerk import GroupClerk
 from shardkv.kvmachine import VersionedMachine
+from shardkv.routing import REPORT
 from shardkv.server import Extra, GroupServer
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
@@ -276,6 +278,24 @@ class PeerHost:
         self.state_engine.close()
 
 
+class AddressReport:
+    """Tells the controllers where this peer listens, once, however long they take: addresses may change, names not."""
+
+    def __init__(self, spec: PeerSpec, rpc: TcpRpcClient) -> None:
+        self._spec = spec
+        self._controllers = GroupClerk(rpc, 0, spec.controllers, rng=SystemRandom()) if spec.controllers else None
+
+    def on_request(self, request: Request) -> bool:
+        """It answers nothing."""
+        return False
+
+    async def run(self) -> None:
+        """Until it is told."""
+        if self._controllers is not None:
+            names = {self._spec.name: self._spec.address_of(self._spec.peer)}
+            await self._controllers.call(REPORT, [self._spec.gid, names], deadline_s=None)
+
+
 async def run_peer(spec: PeerSpec, *, on_event: Callable[[Event], None], stop: trio.Event) -> None:
     """A peer of a shard group, until `stop`."""
-    await PeerHost(spec, GroupMachine(spec.shards), on_event).run(stop)
+    await PeerHost(spec, GroupMachine(spec.shards), on_event).run(stop, lambda host, rpc: AddressReport(spec, rpc))

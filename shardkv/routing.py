@@ -1,6 +1,6 @@
 """What a routing clerk knows of the cluster, and the one call of the control plane that it makes to learn it.
 
-    QUERY [num | null] -> [OK, current, next | null, {gid: [address ...]}]
+    QUERY [num | null] -> [OK, current, next | null, [[gid, [address ...]] ...]]
 
 `current` and `next` are configurations in their JSON text; `next` is there while a change runs. With a number, `current`
 is that configuration. The control plane (`ctrler`) answers it; the format stands here because the clerk must read it.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from raftlog.codec import CodecError
+from raftlog.codec import CodecError, array
 from shardkv.config import ShardConfig
 
 QUERY = 32
@@ -37,17 +37,16 @@ class Routing:
 def encode_routing(routing: Routing) -> list[Any]:
     """The fields of QUERY's OK reply."""
     following = None if routing.next is None else routing.next.to_json()
-    return [routing.current.to_json(), following, {gid: list(a) for gid, a in sorted(routing.addresses.items())}]
+    return [routing.current.to_json(), following, [[gid, list(a)] for gid, a in sorted(routing.addresses.items())]]
 
 
 def decode_routing(fields: list[Any]) -> Routing:
     """Raises `CodecError`."""
-    if len(fields) != 3 or not isinstance(fields[2], dict):
-        raise CodecError(f"no reply to QUERY: {fields!r:.80}")
-    current, following, addresses = fields
+    current, following, addresses = array(fields, 3)
     known: dict[int, tuple[str, ...]] = {}
-    for gid, servers in addresses.items():
-        if type(gid) is not int or type(servers) is not list or any(type(s) is not str for s in servers):
+    for item in array(addresses):
+        gid, servers = array(item, 2)
+        if type(gid) is not int or any(type(s) is not str for s in array(servers)):
             raise CodecError(f"no addresses of a group: {servers!r:.80}")
         known[gid] = tuple(servers)
     try:

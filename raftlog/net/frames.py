@@ -22,8 +22,8 @@ from typing import Any
 
 import cbor2
 
-from raftlog.codec import MAX_INT, CodecError, array, decode_message, dumps, encode_message, loads, pack_entry, shown
-from raftlog.messages import AppendEntries, Message
+from raftlog.codec import MAX_INT, CodecError, array, decode_message, dumps, encode_message, loads, shown
+from raftlog.messages import Message
 
 MAGIC = b"SKVR"
 PROTOCOL = 1
@@ -164,12 +164,6 @@ def _head(major: int, length: int) -> bytes:
 
 def encode_message_bytes(message: Message) -> bytes:
     """One message; encode it once and queue it for every peer that gets it."""
-    if isinstance(message, AppendEntries) and message.entries:
-        # Entry by entry, so that an append is not copied into one large tree of lists first.
-        packed = [dumps(pack_entry(entry)) for entry in message.entries]
-        front = dumps(3) + dumps(message.term) + dumps(list(message.prev))
-        back = dumps(message.commit) + dumps(message.context)
-        return b"".join((_head(4, 6), front, _head(4, len(packed)), *packed, back))
     return dumps(encode_message(message))
 
 

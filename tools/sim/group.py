@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -37,6 +37,7 @@ class SimPeer:
     log: SimWriter
     state: SimWriter
     scope: trio.CancelScope
+    tasks: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     def crash(self) -> None:
         """Die now: first fence disk and network, then cancel; nothing of it happens afterwards."""
@@ -130,7 +131,11 @@ class SimGroup:
 
     async def _run(self, peer: SimPeer) -> None:
         with peer.scope:
-            await peer.node.run()
+            async with trio.open_nursery() as nursery:
+                for task in peer.tasks:
+                    nursery.start_soon(task)
+                await peer.node.run()
+                nursery.cancel_scope.cancel()
 
     def crash(self, *peers: int) -> None:
         """Kill these peers (all without arguments): what was not durable is lost."""

@@ -111,8 +111,7 @@ def simulate(
 
     async def main() -> T:
         # Both are needed for equal traces: Trio shuffles each batch of runnable tasks.
-        runner = trio._core._run._r  # type: ignore[attr-defined]
-        runner.seed(seed)
+        trio._core._run._r.seed(seed)
         found: list[T] = []
         with trio.fail_after(limit_s):
             async with trio.open_nursery() as nursery:
@@ -121,5 +120,5 @@ def simulate(
                 nursery.cancel_scope.cancel()
         return found[0]
 
-    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
+    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
