@@ -33,6 +33,7 @@ of a search is paid for by an operation before it.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -230,8 +231,9 @@ def record(
         txn.put(ORDER, scope + u64(tick) + client, b"")
     else:
         acked_below = max(new.session.acked_below, op.acked_below)
-        kept = [pair for pair in new.session.replies if pair[0] >= acked_below]
-        session = Session(tick, new.session.horizon, acked_below, tuple(sorted([*kept, (op.seq, reply)])))
+        replies = [pair for pair in new.session.replies if pair[0] >= acked_below]
+        insort(replies, (op.seq, reply))
+        session = Session(tick, new.session.horizon, acked_below, tuple(replies))
         total -= _hash(client, new.session_payload)
     payload = encode_session(session)
     txn.put(SESSIONS, scope + client, payload)

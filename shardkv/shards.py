@@ -28,13 +28,14 @@ from typing import NamedTuple
 
 from raftlog.codec import CodecError, array, dumps, loads
 from store.engine import CorruptRecord, FormatMismatch
-from store.keys import u16, u64
+from store.keys import u16
 
 SHARDS = "shards"
 
 RECORD_VERSION = 1
 
 _HEAD = Struct(">Q QQQ 16s")
+_SCOPE = Struct(">HQ")
 _STATE_SHIFT = 48
 _VERSION_SHIFT = 56
 _NUM = (1 << 48) - 1
@@ -203,7 +204,7 @@ NO_SHARD = ShardRecord()
 
 def scope_of(shard: int, record: ShardRecord) -> bytes:
     """The prefix of the rows and the sessions of the shard's incarnation."""
-    return u16(shard) + u64(record.incarnation)
+    return _SCOPE.pack(shard, record.incarnation)
 
 
 def incarnation_of(num: int, restarts: int = 0) -> int:

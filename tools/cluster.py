@@ -24,7 +24,6 @@ from typing import Any
 import trio
 
 from raftlog.net.base import RpcClient
-from shardkv.config import ShardConfig
 from tools.admin import control, network, peer_status, peer_statuses, shut_down
 from tools.manifest import (
     GroupSpec,
@@ -289,8 +288,7 @@ class LocalCluster:
         config = await clerk.query()
         if config.num == 0:
             self.tell(f"the first configuration: group {first} owns all shards")
-            wanted = ShardConfig.initial(manifest.shards).join({first: manifest.groups[first].addresses})
-            await clerk.init(wanted)
+            await clerk.init({first: manifest.groups[first].addresses})
         for gid, group in manifest.groups.items():
             if manifest.join and gid != 0 and group.active and gid not in (await clerk.query()).groups:
                 self.tell(f"group {gid} joins")

@@ -3,23 +3,27 @@
 One pump delivers everything, from a heap ordered by (time, number), so there is no task per message and no order that
 depends on one. Every message is encoded when sent and decoded when delivered. A crash is not a cancel: `crash` fences
 a host synchronously; what is on its way to or from it is lost, and no `finally` of a dead host reaches the network.
+A restart is a new `SimHost` under the old name, so nothing meant for the dead one can reach it.
+
+Where it differs from TCP, it follows the labs: a lost request or reply fails its call at once, and a cut link fails it
+as unreachable, where TCP could only let the call's deadline pass.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import trio
 
-from raftlog.codec import dumps, loads
+from raftlog.codec import CodecError, decode_message, loads
 from raftlog.messages import Envelope
 from raftlog.messages import Request as PeerRequest
 from raftlog.net.base import DEFAULT_CALL_TIMEOUT_S, CallFailed, EnvelopeSink, RequestSink
-from raftlog.net.frames import decode_messages, encode_message_bytes, encode_messages
+from raftlog.net.frames import MAX_ITEM_BYTES, encode_message_bytes, encode_reply, encode_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class NetConditions:
     reorder_s: tuple[float, float] = (0.2, 2.2)
     unreachable_s: tuple[float, float] = (0.0005, 0.1)
     """How long a call to a server that can't be reached takes to fail."""
+    broken_s: tuple[float, float] = (0.0005, 0.1)
+    """How long after the death of a server its unanswered calls fail."""
 
 
 RELIABLE = NetConditions()
@@ -46,29 +52,60 @@ LONG_REORDERING = replace(UNRELIABLE, reorder=2 / 3)
 LONG_DELAYS = replace(RELIABLE, unreachable_s=(0.0005, 7.0))
 
 
-@dataclass(slots=True)
 class SimHost:
-    """One machine: its name is its address. A restart makes a new one under the same name."""
+    """One machine: its name is its address. Made by `SimNetwork.host`; a restart makes a new one under the same name.
 
-    name: str
-    alive: bool = True
-    sinks: dict[tuple[int, int], EnvelopeSink] = field(default_factory=dict)
-    requests: RequestSink | None = None
-    received: int = 0
-    sent: int = 0
+    Set `requests` to serve calls, and `alive` to False to fence it, for good.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sinks: dict[tuple[int, int], EnvelopeSink] = {}
+        self.requests: RequestSink | None = None
+        self.received = 0
+        self.sent = 0
+        self._alive = True
+        self._open: dict[_Call, None] = {}  # calls that its handler has and has not answered, in order
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes part. Once False, it sends nothing, its sinks are not called, its replies are dropped."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, alive: bool) -> None:
+        assert self._alive or not alive, f"{self.name} is dead: a restart is a new host"
+        self._alive = alive
+        if not alive:
+            opened, self._open = self._open, {}
+            for call in opened:
+                call.server_died()
+
+    def took(self, call: _Call) -> None:
+        """Its handler has the call."""
+        self.received += 1
+        self._open[call] = None
+
+    def answered(self, call: _Call) -> None:
+        """Its handler has replied."""
+        self._open.pop(call, None)
 
 
-@dataclass(slots=True)
 class SimRequest:
     """See `Request`."""
 
-    method: int
-    args: list[Any]
-    answer: Callable[[Any], None]
+    __slots__ = ("_answer", "args", "method")
+
+    def __init__(self, method: int, args: list[Any], answer: Callable[[Any], None]) -> None:
+        self.method = method
+        self.args = args
+        self._answer: Callable[[Any], None] | None = answer
 
     def reply(self, body: Any) -> None:
         """See `Request.reply`."""
-        self.answer(body)
+        answer, self._answer = self._answer, None
+        assert answer is not None, f"a second reply to a request of method {self.method}"
+        answer(body)
 
 
 class SimNetwork:
@@ -77,10 +114,13 @@ class SimNetwork:
     def __init__(self, rng: Random, conditions: NetConditions = RELIABLE) -> None:
         self.rng = rng
         self.conditions = conditions
+        self.links: dict[tuple[str, str], NetConditions] = {}
+        """Conditions of single links, one direction each: (source, target). `conditions` hold for the others."""
         self.hosts: dict[str, SimHost] = {}
         self.requests_total = 0
         self.bytes_total = 0
         self.on_event: Callable[[str, float, str, str, bytes], None] = lambda *event: None
+        """Called for each delivery: ("message" | "request" | "reply", time, source, target, its bytes)."""
         self._blocked: set[tuple[str, str]] = set()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -95,7 +135,8 @@ class SimNetwork:
         return host
 
     def crash(self, name: str) -> None:
-        """From now on the host neither sends nor receives, and its pending calls stay unanswered."""
+        """From now on the host neither sends nor receives. Calls to it fail; calls it made never end (its tasks are dead
+        men, to be cancelled next)."""
         host = self.hosts.get(name)
         if host is not None:
             host.alive = False
@@ -133,7 +174,7 @@ class SimNetwork:
         return (source, target) not in self._blocked
 
     async def pump(self) -> None:
-        """Deliver, for ever."""
+        """Deliver, for ever. What a sink raises ends it."""
         while True:
             now = trio.current_time()
             while self._heap and self._heap[0][0] <= now:
@@ -144,18 +185,23 @@ class SimNetwork:
                 await self._wake.wait()
 
     def later(self, delay_s: float, act: Callable[[], None]) -> None:
-        """Call `act` after a virtual time."""
+        """Call `act` after a virtual time, in a turn of its own. Equal times go in the order of these calls."""
         self._count += 1
         first = self._heap[0] if self._heap else None
         heapq.heappush(self._heap, (trio.current_time() + delay_s, self._count, act))
         if first is None or self._heap[0] is not first:
             self._wake.set()
 
-    def delay(self) -> float:
+    def conditions_of(self, source: str, target: str) -> NetConditions:
+        """What holds on one link, in one direction."""
+        return self.links.get((source, target), self.conditions)
+
+    def delay(self, source: str, target: str) -> float:
         """Draw a one-way delay."""
-        drawn = self.rng.uniform(*self.conditions.delay_s)
-        if self.conditions.reorder and self.rng.random() < self.conditions.reorder:
-            drawn += self.rng.uniform(*self.conditions.reorder_s)
+        conditions = self.conditions_of(source, target)
+        drawn = self.rng.uniform(*conditions.delay_s)
+        if conditions.reorder and self.rng.random() < conditions.reorder:
+            drawn += self.rng.uniform(*conditions.reorder_s)
         return drawn
 
     # --- handles -------------------------------------------------------------------------------------------------
@@ -184,7 +230,7 @@ class SimTransport:
         self.host.sinks[self.gid, me] = deliver
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
-        """See `Transport.send`."""
+        """See `Transport.send`. A dead host's is dropped."""
         if not self.host.alive:
             return
         encoded: dict[int, bytes] = {}
@@ -202,13 +248,15 @@ class SimTransport:
             self._send(envelope.sender, envelope.to, data, request)
 
     def _send(self, sender: int, to: int, data: bytes, request: bool) -> None:
-        net, conditions = self.net, self.net.conditions
-        target = self.names[to]
+        net, source, target = self.net, self.host.name, self.names.get(to)
+        if target is None or len(data) > MAX_ITEM_BYTES:
+            return
+        conditions = net.conditions_of(source, target)
         if net.rng.random() < (conditions.request_loss if request else conditions.reply_loss):
             return
         copies = 2 if conditions.duplicate and net.rng.random() < conditions.duplicate else 1
         for _ in range(copies):
-            net.later(net.delay(), lambda: self._arrive(target, sender, to, data))
+            net.later(net.delay(source, target), lambda: self._arrive(target, sender, to, data))
 
     def _arrive(self, target: str, sender: int, to: int, data: bytes) -> None:
         host = self.net.hosts.get(target)
@@ -219,9 +267,7 @@ class SimTransport:
             return
         host.received += 1
         self.net.on_event("message", trio.current_time(), self.host.name, target, data)
-        (body,) = encode_messages([data])
-        (message,) = decode_messages(body[4:])
-        sink([Envelope(sender, to, message)])
+        sink([Envelope(sender, to, decode_message(loads(data)))])
 
 
 class SimRpcClient:
@@ -235,24 +281,33 @@ class SimRpcClient:
     async def call(
         self, address: str, method: int, args: list[Any], *, timeout_s: float = DEFAULT_CALL_TIMEOUT_S
     ) -> Any:
-        """See `RpcClient.call`. By the labs' model a lost request or reply fails at once, not at the time-out."""
+        """See `RpcClient.call`. By the labs' model a lost request or reply fails at once, not at the time-out. On a dead
+        host it never returns: an error would only send a clerk that nobody has cancelled yet round and round."""
         if not self.host.alive:
             await trio.sleep_forever()
-        call = _Call(self, address, dumps([method, args]))
+        try:
+            data = encode_request(self.requests_sent, method, args)
+        except CodecError as error:
+            raise CallFailed(f"a request that can't be sent: {error}", sent=False) from error
+        call = _Call(self, address, data)
         self.requests_sent += 1
         self.host.sent += 1
         self.net.requests_total += 1
         call.start()
         with trio.move_on_after(timeout_s):
             await call.done.wait()
+        if not self.host.alive:
+            await trio.sleep_forever()
         if call.failed is not None:
             raise call.failed
         if call.body is None:
             raise CallFailed(f"no answer from {address} in {timeout_s:g} s", sent=True)
-        return loads(call.body)
+        return loads(call.body)[1]
 
 
 class _Call:
+    """One call, from its sending to its end."""
+
     def __init__(self, client: SimRpcClient, address: str, data: bytes) -> None:
         self.net = client.net
         self.host = client.host
@@ -273,39 +328,54 @@ class _Call:
 
     def start(self) -> None:
         """Send the request."""
-        net = self.net
+        net, source, target = self.net, self.host.name, self.address
         net.bytes_total += len(self.data)
-        if net.rng.random() < net.conditions.request_loss:
-            self._fail("the request was lost", sent=True, after_s=net.delay())
+        delay_s = net.delay(source, target)
+        if net.rng.random() < net.conditions_of(source, target).request_loss:
+            self._fail("the request was lost", sent=True, after_s=delay_s)
         else:
-            net.later(net.delay(), self._arrive)
+            net.later(delay_s, self._arrive)
 
     def _arrive(self) -> None:
-        net = self.net
-        server = net.hosts.get(self.address)
-        up = server is not None and server.alive and server.requests is not None
-        if server is None or not up or not net.reaches(self.host.name, self.address):
-            self._fail("unreachable", sent=False, after_s=net.rng.uniform(*net.conditions.unreachable_s))
+        net, source = self.net, self.host.name
+        if not self.host.alive:
             return
-        server.received += 1
-        net.on_event("request", trio.current_time(), self.host.name, self.address, self.data)
-        method, args = loads(self.data)
-        assert server.requests is not None
-        server.requests([SimRequest(method, args, lambda body: self._reply(server, dumps(body)))])
+        server = net.hosts.get(self.address)
+        if server is None or not server.alive or server.requests is None or not net.reaches(source, self.address):
+            unreachable_s = net.conditions_of(source, self.address).unreachable_s
+            self._fail("unreachable", sent=False, after_s=net.rng.uniform(*unreachable_s))
+            return
+        server.took(self)
+        net.on_event("request", trio.current_time(), source, self.address, self.data)
+        _, method, args = loads(self.data)
+        server.requests([SimRequest(method, args, lambda body: self._reply(server, body))])
 
-    def _reply(self, server: SimHost, body: bytes) -> None:
-        net = self.net
+    def server_died(self) -> None:
+        """The server that had the request is dead."""
+        broken_s = self.net.conditions_of(self.address, self.host.name).broken_s
+        self._fail("its server died", sent=True, after_s=self.net.rng.uniform(*broken_s))
+
+    def _reply(self, server: SimHost, body: Any) -> None:
         if not server.alive:
             return
-        net.bytes_total += len(body)
-        if net.rng.random() < net.conditions.reply_loss:
-            self._fail("the reply was lost", sent=True, after_s=net.delay())
+        server.answered(self)
+        net, source, target = self.net, self.address, self.host.name
+        delay_s = net.delay(source, target)
+        try:
+            data = encode_reply(0, body)
+        except CodecError as error:
+            self._fail(f"no reply: {error}", sent=True, after_s=delay_s)
+            return
+        net.bytes_total += len(data)
+        if net.rng.random() < net.conditions_of(source, target).reply_loss:
+            self._fail("the reply was lost", sent=True, after_s=delay_s)
         else:
-            net.later(net.delay(), lambda: self._back(server, body))
+            net.later(delay_s, lambda: self._back(server, data))
 
-    def _back(self, server: SimHost, body: bytes) -> None:
+    def _back(self, server: SimHost, data: bytes) -> None:
         if server.alive and self.net.reaches(server.name, self.host.name):
-            self.net.on_event("reply", trio.current_time(), server.name, self.host.name, body)
-            self._end(None, body)
+            self.net.on_event("reply", trio.current_time(), server.name, self.host.name, data)
+            self._end(None, data)
         else:
-            self._fail("cut off before its reply came", sent=True, after_s=self.net.delay())
+            after_s = self.net.delay(server.name, self.host.name)
+            self._fail("cut off before its reply came", sent=True, after_s=after_s)
