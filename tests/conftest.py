@@ -1,0 +1,19 @@
+"""What all tests share: options, and nothing asynchronous (fixtures of pytest-trio start in no fixed order)."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--crash-moments",
+        type=int,
+        default=6,
+        help="how many random moments the crash test kills everything at (50 for the full proof)",
+    )
+
+
+@pytest.fixture
+def crash_moments(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--crash-moments"))
