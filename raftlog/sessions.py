@@ -35,7 +35,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
 from struct import error as StructError
@@ -87,8 +86,7 @@ class Session(NamedTuple):
     replies: tuple[tuple[int, bytes], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class New:
+class New(NamedTuple):
     """Apply it, then `record` it with this."""
 
     counters: Counters
@@ -96,15 +94,13 @@ class New:
     session_payload: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(NamedTuple):
     """It was applied before, with this reply."""
 
     reply: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """Not to be applied. `tick` is the scope's, for the client to go on from."""
 
     why: Refusal

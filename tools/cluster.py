@@ -186,16 +186,15 @@ class LocalCluster:
 
     def _create_data(self, manifest: Manifest, gid: int) -> None:
         """Make the directories of a group that has never run; those that are there already are from a killed `up`."""
+        from ctrler.host import create_controller
         from shardkv.host import create_peer
 
+        last_made = "state" if (gid, manifest.store) == (0, "kvsrv") else "log"
         for peer in range(len(manifest.groups[gid].addresses)):
             settings = manifest.settings(self.folder, gid, peer)
-            if is_there(settings.directory):
-                continue
-            if settings.directory.exists():
-                settings.directory.rmdir()
-            self.tell(f"making {settings.name}")
-            create_peer(settings.spec())
+            if not (settings.directory / last_made).exists():
+                self.tell(f"making {settings.name}")
+                (create_peer if gid else create_controller)(settings.spec())
 
     # --- the whole cluster -------------------------------------------------------------------------------------------
 
@@ -284,15 +283,14 @@ class LocalCluster:
         if manifest.published:
             return
         clerk = control(rpc, manifest.controllers)
-        first = min(gid for gid in manifest.groups if gid)
-        config = await clerk.query()
-        if config.num == 0:
-            self.tell(f"the first configuration: group {first} owns all shards")
-            await clerk.init({first: manifest.groups[first].addresses})
-        for gid, group in manifest.groups.items():
-            if manifest.join and gid != 0 and group.active and gid not in (await clerk.query()).groups:
-                self.tell(f"group {gid} joins")
-                await clerk.join({gid: group.addresses})
+        groups = {gid: group.addresses for gid, group in manifest.groups.items() if gid and group.active}
+        if not manifest.join:
+            groups = {min(groups): groups[min(groups)]}
+        if (await clerk.query()).num == 0:
+            self.tell(
+                f"the first configuration: {'groups' if len(groups) > 1 else 'group'} {', '.join(map(str, groups))}"
+            )
+            await clerk.init(groups)
         write_manifest(self.folder, replace(manifest, published=True))
 
     async def down(self) -> list[str]:
