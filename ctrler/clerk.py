@@ -37,6 +37,11 @@ class ControllerClerk:
         self._rng = rng or SystemRandom()
         self._group = GroupClerk(rpc, 0, addresses, rng=self._rng)
 
+    @property
+    def requests_sent(self) -> int:
+        """How many requests this clerk's client has handed to the network."""
+        return self._group.rpc.requests_sent
+
     def request_id(self) -> bytes:
         """A new request id."""
         return self._rng.randbytes(REQUEST_BYTES)

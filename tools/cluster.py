@@ -313,6 +313,7 @@ class LocalCluster:
             return
         addresses = {name: self.address(name) for name in names}
         cluster = self.manifest.cluster
+        left: list[str] = []
 
         async def end(name: str, rpc: RpcClient) -> None:
             process = self.process(name)
@@ -325,11 +326,13 @@ class LocalCluster:
                 if await process.wait_ended(END_S):
                     self.tell(f"{name} ended by {number.name}")
                     return
-            raise ProcessError(f"{name}: still there {END_S:.0f} s after kill -9")
+            left.append(name)
 
-        async with network(cluster) as rpc, trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with network(cluster) as rpc, trio.open_nursery() as nursery:
             for name in names:
                 nursery.start_soon(end, name, rpc)
+        if left:
+            raise ProcessError(f"still there {END_S:.0f} s after kill -9: {', '.join(sorted(left))}")
 
     async def status(self) -> list[dict[str, Any]]:
         """How every peer is: name, gid, peer, address, state (running, paused, dead, silent), pid, and, of one that

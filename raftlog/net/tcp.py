@@ -1,13 +1,11 @@
 """TCP, the calling side: links to the other peers (`TcpTransport`) and calls to servers (`TcpRpcClient`).
 
 No task per message: what is handed over in one turn of the loop leaves in one write per connection. Nothing here blocks
-its caller; what can't be sent soon is dropped (peers) or fails (calls).
+its caller; what can't be sent soon is dropped (peers) or fails (calls). The serving side is `tcp_server`.
 """
 
 from __future__ import annotations
 
-import socket
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import Random
@@ -21,175 +19,145 @@ from raftlog.messages import Envelope
 from raftlog.messages import Request as PeerRequest
 from raftlog.net.base import DEFAULT_CALL_TIMEOUT_S, CallFailed
 from raftlog.net.frames import (
-    MAX_HANDSHAKE_BYTES,
+    MAX_ITEM_BYTES,
     Deframer,
-    FrameError,
     Hello,
     Kind,
     decode_replies,
-    decode_welcome,
     encode_batch,
     encode_message_bytes,
-    encode_messages,
     encode_request,
 )
+from raftlog.net.tcp_link import (
+    RECEIVE_BYTES,
+    Address,
+    Outbox,
+    Refused,
+    Troubles,
+    dial,
+    parse_address,
+    tune,
+)
 
-CONNECT_S = 2.0
-"""How long a connection may take until its handshake is answered."""
+__all__ = ["Address", "TcpRpcClient", "TcpTransport", "parse_address", "tune"]
+
 BACKOFF_S = (0.02, 0.5)
-"""The first and the longest pause before a peer is dialled again."""
+"""The first and the longest pause before a peer is dialled again; each is drawn from its upper half."""
 LINK_BYTES_MAX = 32 << 20
-"""What may wait on a link to a peer; more is dropped."""
-RECEIVE_BYTES = 64 << 10
-
-Address = tuple[str, int]
-
-
-def parse_address(text: str) -> Address:
-    """("host", port) of "host:port" or "[v6]:port". Raises `ValueError`."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"not an address of the form host:port: {text!r}")
-    return host, int(port)
-
-
-class Refused(OSError):
-    """The server answered the handshake with a refusal; the text is its reason."""
-
-
-async def dial(address: Address, hello: Hello) -> trio.SocketStream:
-    """A connection whose handshake is done. Raises `OSError`."""
-    with trio.move_on_after(CONNECT_S):
-        stream = await trio.open_tcp_stream(*address)
-        try:
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await stream.send_all(hello.encode())
-            reason = decode_welcome(await _one_frame(stream))
-            if reason:
-                raise Refused(reason)
-        except (trio.BrokenResourceError, FrameError) as error:
-            await trio.aclose_forcefully(stream)
-            raise ConnectionError(f"no handshake: {error}") from error
-        except BaseException:  # tidy: a cancelled or refused dial must not leave its socket open
-            await trio.aclose_forcefully(stream)
-            raise
-        return stream
-    raise TimeoutError(f"no handshake in {CONNECT_S} s")
-
-
-async def _one_frame(stream: trio.SocketStream) -> bytes:
-    deframer = Deframer(MAX_HANDSHAKE_BYTES)
-    while True:
-        data = await stream.receive_some(MAX_HANDSHAKE_BYTES)
-        if not data:
-            raise FrameError("closed during the handshake")
-        bodies = deframer.feed(bytes(data))
-        if bodies:
-            return bodies[0]
-
-
-# --- to peers --------------------------------------------------------------------------------------------------------
+"""What may wait on a link to a peer; more is dropped. Above what the core has unanswered to one peer."""
+EARLY_BYTES_MAX = 256 << 10
+"""What may wait while a peer is being dialled, so that the first vote or heartbeat is not lost."""
+UNREACHED_TOLD = 8
+"""A peer that could not be reached so many times in a row (a few seconds) is worth a line."""
 
 
 class _Link:
-    """One peer: what waits for it, and whether it is connected."""
+    """One peer: where it is, and what waits for it. `outbox` is None while it is neither connected nor dialled."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.waiting: list[bytes] = []
-        self.waiting_bytes = 0
-        self.up = False
-        self.wake = trio.Event()
+        self.outbox: Outbox | None = None
+        self.scope = trio.CancelScope()
+        self.failures = 0
 
 
 class TcpTransport:
-    """See `Transport`. `run` keeps the links; until one is up, what is sent to that peer is dropped."""
+    """See `Transport`. `run` keeps a link to each other peer; what is sent while that is down is dropped."""
 
     def __init__(self, cluster: bytes, gid: int, me: int, incarnation: int, peers: Mapping[int, Address], rng: Random):
         self.requests_sent = 0
         self.on_trouble: Callable[[str], None] = lambda text: None
+        self._troubles = Troubles(lambda text: self.on_trouble(text))
         self._cluster = cluster
         self._gid = gid
         self._me = me
         self._incarnation = incarnation
         self._rng = rng
         self._links = {peer: _Link(address) for peer, address in peers.items() if peer != me}
+        self._nursery: trio.Nursery | None = None
 
     def set_address(self, peer: int, address: Address) -> None:
-        """The peer listens elsewhere from now on; used at the next dial."""
-        self._links[peer].address = address
+        """The peer (it may be a new one) listens there from now on. A link to another address is given up."""
+        link = self._links.get(peer)
+        if peer == self._me or (link is not None and link.address == address):
+            return
+        if link is not None:
+            link.address = address
+            link.scope.cancel()
+            return
+        link = self._links[peer] = _Link(address)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._keep, peer, link)
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
-        """See `Transport.send`. Messages shared by several envelopes are encoded once."""
+        """See `Transport.send`. A message shared by several envelopes is encoded once."""
         encoded: dict[int, bytes] = {}
-        for envelope in envelopes:
-            message = envelope.message
+        for _, to, message in envelopes:
             if isinstance(message, PeerRequest):
                 self.requests_sent += 1
-            link = self._links.get(envelope.to)
-            if link is None or not link.up:
+            link = self._links.get(to)
+            if link is None or link.outbox is None:
                 continue
             data = encoded.get(id(message))
             if data is None:
                 data = encoded[id(message)] = encode_message_bytes(message)
-            if link.waiting_bytes + len(data) > LINK_BYTES_MAX:
+            if len(data) > MAX_ITEM_BYTES:
+                self._troubles(f"a {type(message).__name__} of {len(data)} bytes is dropped: above {MAX_ITEM_BYTES}")
                 continue
-            link.waiting.append(data)
-            link.waiting_bytes += len(data)
-            link.wake.set()
+            link.outbox.put(data)  # without room it is dropped: the core sends again what is not answered
 
     async def run(self) -> None:
-        """Keep a link to every other peer, for ever."""
+        """Keep a link to every other peer, for ever. To be run once."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             for peer, link in sorted(self._links.items()):
                 nursery.start_soon(self._keep, peer, link)
+            await trio.sleep_forever()
 
     async def _keep(self, peer: int, link: _Link) -> None:
-        pause, longest = BACKOFF_S
-        hello = Hello(Kind.PEER, self._cluster, self._gid, self._me, self._incarnation, peer)
+        pause_s, longest_s = BACKOFF_S
         while True:
-            try:
-                stream = await dial(link.address, hello)
-            except Refused as refused:
-                self.on_trouble(f"peer {peer} refused us: {refused}")
-                pause = longest
-            except OSError:
-                pass
-            else:
-                pause = BACKOFF_S[0]
-                await self._feed(link, stream)
-            await trio.sleep(pause * self._rng.uniform(0.5, 1.0))
-            pause = min(2 * pause, longest)
+            with trio.CancelScope() as link.scope:
+                try:
+                    if await self._use(peer, link):
+                        pause_s = BACKOFF_S[0]
+                finally:
+                    link.outbox = None
+                await trio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
+            pause_s = BACKOFF_S[0] if link.scope.cancelled_caught else min(2 * pause_s, longest_s)
 
-    async def _feed(self, link: _Link, stream: trio.SocketStream) -> None:
-        """Send what waits until the connection breaks."""
-        link.up = True
+    async def _use(self, peer: int, link: _Link) -> bool:
+        """Dial once, and send what waits until the connection breaks. Whether there was a connection."""
+        host, port = link.address
+        outbox = link.outbox = Outbox(EARLY_BYTES_MAX)
         try:
-            async with stream, trio.open_nursery() as nursery:
-                nursery.start_soon(_watch, stream, nursery.cancel_scope)
-                while True:
-                    link.wake = trio.Event()
-                    if not link.waiting:
-                        await link.wake.wait()
-                    batch, link.waiting = link.waiting, []
-                    link.waiting_bytes = 0
-                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                        await stream.send_all(b"".join(encode_messages(batch)))
-                        continue
-                    nursery.cancel_scope.cancel()
-                    await trio.lowlevel.checkpoint()
-        finally:
-            link.up = False
-            link.waiting.clear()
-            link.waiting_bytes = 0
+            hello = Hello(Kind.PEER, self._cluster, self._gid, self._me, self._incarnation, peer)
+            stream = await dial(link.address, hello)
+        except Refused as refused:
+            self._troubles(f"peer {peer} at {host}:{port} refused this one: {refused}")
+            return False
+        except OSError as error:
+            link.failures += 1
+            if link.failures == UNREACHED_TOLD:
+                self._troubles(f"peer {peer} at {host}:{port} can't be reached: {error}")
+            return False
+        if link.failures >= UNREACHED_TOLD:
+            self._troubles(f"peer {peer} at {host}:{port} is reached again")
+        link.failures = 0
+        outbox.bytes_max = LINK_BYTES_MAX
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, stream, nursery.cancel_scope)
+            with suppress(trio.BrokenResourceError):
+                await outbox.write_to(stream)
+            nursery.cancel_scope.cancel()
+        return True
 
 
 async def _watch(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-    """Cancel `scope` when the other side closes: a peer link carries nothing back."""
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        while await stream.receive_some(1024):
-            pass
+    """Cancel `scope` when the other side closes, so that nothing more is written into the void. A link carries nothing
+    back; what comes nevertheless ends it too."""
+    with suppress(trio.BrokenResourceError):
+        await stream.receive_some(1)
     scope.cancel()
 
 
@@ -197,47 +165,78 @@ async def _watch(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
 
 
 class _Call:
-    """A call in flight."""
+    """A task that waits for a reply."""
 
-    __slots__ = ("body", "data", "done", "failed", "number")
+    __slots__ = ("body", "failed", "task")
 
-    def __init__(self, number: int, data: bytes) -> None:
-        self.number = number
-        self.data = data
-        self.done = trio.Event()
+    def __init__(self) -> None:
+        self.task = trio.lowlevel.current_task()
         self.body: Any = None
         self.failed: CallFailed | None = None
 
-    def fail(self, text: str, *, sent: bool) -> None:
-        """End it without a reply."""
-        if not self.done.is_set():
-            self.failed = CallFailed(text, sent=sent)
-            self.done.set()
-
 
 class _Connection:
-    """The calls to one address: waiting to be sent, and sent and unanswered."""
+    """The calls to one address. A number in `calls` waits for its reply; if it is in `unsent` too, its bytes are still
+    here.
+
+    Invariant: a call in `calls` has a task that sleeps, and whoever wakes it takes it out first; so it is woken once.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.waiting: deque[_Call] = deque()
-        self.sent: dict[int, _Call] = {}
+        self.calls: dict[int, _Call] = {}
+        self.unsent: dict[int, bytes] = {}
         self.wake = trio.Event()
         self.closed = False
 
-    def fail(self, why: str, *, sent: bool) -> None:
-        """End every call: the connection is gone (or never came)."""
+    def put(self, number: int, data: bytes) -> None:
+        """Queue a request."""
+        self.unsent[number] = data
+        self.wake.set()
+
+    async def wait(self, number: int, timeout_s: float) -> Any:
+        """The reply to a request that was just put. Raises `CallFailed`."""
+        call = self.calls[number] = _Call()
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            del self.calls[number]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        unsent = False
+        with trio.move_on_after(timeout_s) as scope:
+            try:
+                await trio.lowlevel.wait_task_rescheduled(abort)
+            finally:
+                unsent = self.unsent.pop(number, None) is not None
+        if scope.cancelled_caught:
+            raise CallFailed(f"no answer from {self.address} in {timeout_s:g} s", sent=not unsent)
+        if call.failed is not None:
+            raise call.failed
+        return call.body
+
+    def answered(self, number: int, body: Any) -> None:
+        """A reply came. Nobody may wait for it any more."""
+        call = self.calls.pop(number, None)
+        if call is not None:
+            call.body = body
+            trio.lowlevel.reschedule(call.task)
+
+    def close(self, why: str) -> None:
+        """Fail every call: the connection is gone, or never came."""
         self.closed = True
-        for call in self.waiting:
-            call.fail(f"{self.address}: {why}", sent=False)
-        for call in self.sent.values():
-            call.fail(f"{self.address}: {why}", sent=sent)
-        self.waiting.clear()
-        self.sent.clear()
+        calls, self.calls = self.calls, {}
+        for number, call in calls.items():
+            call.failed = CallFailed(f"{self.address}: {why}", sent=number not in self.unsent)
+            trio.lowlevel.reschedule(call.task)
+        self.unsent.clear()
 
 
 class TcpRpcClient:
-    """See `RpcClient`. Use as `async with TcpRpcClient() as rpc`; leaving the block fails what is in flight."""
+    """See `RpcClient`. Use as `async with TcpRpcClient() as rpc`; leaving the block fails what is in flight.
+
+    One connection per address, made by the first call and kept. When it breaks, all its calls fail; the next one dials.
+    `requests_sent` counts what was handed to a socket.
+    """
 
     def __init__(self, cluster_id: bytes = b"") -> None:
         self.requests_sent = 0
@@ -258,81 +257,69 @@ class TcpRpcClient:
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
         self._nursery = None
-        try:
-            await self._manager.__aexit__(None, None, None)
-        finally:
-            for connection in self._connections.values():
-                connection.fail("the client is closed", sent=True)
+        for connection in self._connections.values():
+            connection.close("the client is closed")
+        # The block's own error goes on as it is, not wrapped into a group: it is not the nursery's.
+        await self._manager.__aexit__(None, None, None)
 
     async def call(
         self, address: str, method: int, args: list[Any], *, timeout_s: float = DEFAULT_CALL_TIMEOUT_S
     ) -> Any:
-        """See `RpcClient.call`. Calls made in one turn of the loop leave in one frame."""
+        """See `RpcClient.call`. Calls made in one turn of the loop leave in one write."""
         if self._nursery is None:
             raise CallFailed("the client is closed", sent=False)
         self._numbers += 1
+        number = self._numbers
         try:
-            call = _Call(self._numbers, encode_request(self._numbers, method, args))
+            data = encode_request(number, method, args)
         except CodecError as error:
             raise CallFailed(f"a request that can't be sent: {error}", sent=False) from error
         connection = self._connections.get(address)
         if connection is None or connection.closed:
             connection = self._connections[address] = _Connection(address)
             self._nursery.start_soon(self._serve, connection)
-        connection.waiting.append(call)
-        connection.wake.set()
-        try:
-            with trio.move_on_after(timeout_s):
-                await call.done.wait()
-        finally:
-            handed = connection.sent.pop(call.number, None) is not None
-            with suppress(ValueError):
-                connection.waiting.remove(call)
-        if call.failed is not None:
-            raise call.failed
-        if not call.done.is_set():
-            raise CallFailed(f"no answer from {address} in {timeout_s:g} s", sent=handed)
-        return call.body
+        connection.put(number, data)
+        return await connection.wait(number, timeout_s)
 
     async def _serve(self, connection: _Connection) -> None:
         """Dial, then send and receive until the connection breaks."""
+        why = "the client is closed"
         try:
             stream = await dial(parse_address(connection.address), Hello(Kind.CLIENT, self._cluster))
-        except (OSError, ValueError) as error:
-            connection.fail(str(error) or type(error).__name__, sent=False)
-            return
-        why = "the connection was closed"
-        try:
+            why = "the connection was lost"
             async with stream, trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, connection, stream, nursery.cancel_scope)
-                await self._send(connection, stream)
+                with suppress(trio.BrokenResourceError):
+                    await self._send(connection, stream)
                 nursery.cancel_scope.cancel()
+        except Refused as refused:
+            why = f"refused: {refused}"
+        except (OSError, ValueError) as error:
+            why = str(error) or type(error).__name__
         finally:
-            connection.fail(why, sent=True)
+            connection.close(why)
 
     async def _send(self, connection: _Connection, stream: trio.SocketStream) -> None:
         while True:
-            connection.wake = trio.Event()
-            if not connection.waiting:
+            if not connection.unsent:
+                connection.wake = trio.Event()
                 await connection.wake.wait()
-            calls = list(connection.waiting)
-            connection.waiting.clear()
-            for call in calls:
-                connection.sent[call.number] = call
-            self.requests_sent += len(calls)
-            try:
-                await stream.send_all(b"".join(encode_batch([call.data for call in calls])))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
+            batch = list(connection.unsent.values())
+            connection.unsent.clear()
+            self.requests_sent += len(batch)
+            await stream.send_all(b"".join(encode_batch(batch)))
 
     async def _receive(self, connection: _Connection, stream: trio.SocketStream, scope: trio.CancelScope) -> None:
         deframer = Deframer()
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, CodecError):
+        why = "the connection was closed"
+        try:
             while data := await stream.receive_some(RECEIVE_BYTES):
                 for body in deframer.feed(bytes(data)):
                     for number, reply in decode_replies(body):
-                        call = connection.sent.pop(number, None)
-                        if call is not None:
-                            call.body = reply
-                            call.done.set()
+                        connection.answered(number, reply)
+        except trio.BrokenResourceError as error:
+            why = f"the connection was lost: {error.__cause__ or error}"
+        except CodecError as error:
+            why = f"the server speaks another protocol: {error}"
+        connection.close(why)
         scope.cancel()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import zlib
 
 from raftlog.codec import dumps, pack_membership
+from raftlog.core import RaftCore
+from raftlog.messages import AppendReply, Envelope, HeartbeatReply, ImageReply, RequestVote, VoteReply
 from raftlog.saves import Save
 from raftlog.types import ZERO, Entry, EntryKind, HardState, LogId, Member, Membership, Restored
 
@@ -86,3 +88,28 @@ class Disk:
         assert self.term_at(self.applied.index) == self.applied.term, f"applied {self.applied} is not in the log"
         self.boot += 1
         return Restored(self.hard, self.base, self.base_membership, tuple(self.entries), self.applied, self.boot)
+
+
+def check_promise(core: RaftCore, disk: Disk, envelope: Envelope) -> None:
+    """Law 2 against the disk itself: what leaves would still be true after a power cut now."""
+    message, me, term = envelope.message, core.state.me, core.state.term
+    text = f"peer {me} sent {message} with {disk.hard} and the log up to {disk.last} on disk"
+    match message:
+        case RequestVote(pre=False) if message.term == term:
+            assert disk.hard.term == term and disk.hard.vote == me, text
+        case VoteReply(granted=True, pre=False) if message.term == term:
+            assert disk.hard.term == term and disk.hard.vote == envelope.to, text
+        case AppendReply(match=int(index)) | HeartbeatReply(match=index) if index > 0:
+            check_durable(core, disk, index, text)
+        case ImageReply(image=(_, at), installed=True):
+            check_durable(core, disk, at.index, text)
+        case _:
+            pass
+
+
+def check_durable(core: RaftCore, disk: Disk, index: int, text: str) -> None:
+    """The term, and the log up to `index`, are on the disk as the core has them."""
+    log = core.state.log
+    assert disk.hard.term >= core.state.term, text
+    for at in range(max(disk.base.index, log.base.index), index + 1):
+        assert disk.term_at(at) == log.term_at(at), f"{text}: term {disk.term_at(at)} at {at}"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from raftlog.codec import dumps, loads
 from raftlog.core import RaftCore
 from raftlog.invariants import Snapshot, check, check_step, check_taken, snapshot
-from raftlog.messages import AppendReply, Envelope, HeartbeatReply, ImageChunk, ImageReply, RequestVote, VoteReply
+from raftlog.messages import Envelope, ImageChunk, ImageReply
 from raftlog.saves import Save
 from raftlog.state import Effects
 from raftlog.types import Entry, LogId, Membership, PeerId
-from tests.raftlog.core_disk import Disk, chained
+from tests.raftlog.core_disk import Disk, chained, check_durable, check_promise
 
 if TYPE_CHECKING:
     from tests.raftlog.core_world import World
@@ -189,34 +189,11 @@ class Peer:
         )
 
     def send(self, envelope: Envelope) -> None:
-        self.check_promise(envelope)
+        check_promise(self.up, self.disk, envelope)
         self.world.transmit(envelope)
 
-    def check_promise(self, envelope: Envelope) -> None:
-        """Law 2 against the disk itself: what leaves would still be true after a power cut now."""
-        disk, message, term = self.disk, envelope.message, self.up.state.term
-        text = f"peer {self.me} sent {message} with {disk.hard} and the log up to {disk.last} on disk"
-        match message:
-            case RequestVote(pre=False) if message.term == term:
-                assert disk.hard.term == term and disk.hard.vote == self.me, text
-            case VoteReply(granted=True, pre=False) if message.term == term:
-                assert disk.hard.term == term and disk.hard.vote == envelope.to, text
-            case AppendReply(match=int(index)) | HeartbeatReply(match=index) if index > 0:
-                self.check_durable(index, text)
-            case ImageReply(image=(_, at), installed=True):
-                self.check_durable(at.index, text)
-            case _:
-                pass
-
-    def check_durable(self, index: int, text: str) -> None:
-        """The term and the log up to `index` are on the disk."""
-        disk, state = self.disk, self.up.state
-        assert disk.hard.term >= state.term, text
-        for at in range(max(disk.base.index, state.log.base.index), index + 1):
-            assert disk.term_at(at) == state.log.term_at(at), f"{text}: term {disk.term_at(at)} at {at}"
-
     def apply(self, core: RaftCore, entries: tuple[Entry, ...]) -> None:
-        self.check_durable(entries[-1].index, f"peer {self.me} applies up to {entries[-1].id}")
+        check_durable(core, self.disk, entries[-1].index, f"peer {self.me} applies up to {entries[-1].id}")
         for entry in entries:
             assert entry.index == self.applied.index + 1, f"applying {entry.id} after {self.applied}"
             self.applied, self.state = entry.id, chained(self.state, entry)

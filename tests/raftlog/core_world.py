@@ -182,12 +182,11 @@ class World:
 
 
 class Chaos:
-    """Faults and clients at random, from the world's own chance."""
+    """Faults and clients at random, from the world's own chance. Half of the faults look for a leader."""
 
-    def __init__(self, world: World, *, lease: bool = True, transfers: bool = True) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.lease = lease
-        self.transfers = transfers
+        self.fault_rate = world.rng.choice((0.02, 0.1, 0.3))
 
     def run(self, seconds: float) -> None:
         world, rng = self.world, self.world.rng
@@ -195,36 +194,36 @@ class Chaos:
         while world.now < end:
             world.run(rng.expovariate(30))
             self.client()
-            if rng.random() < 0.2:
+            if rng.random() < self.fault_rate:
                 self.fault()
 
     def client(self) -> None:
+        """Ask everybody who believes to lead, or somebody who does not."""
         world, rng = self.world, self.world.rng
         running = world.running()
         if not running:
             return
-        peer = rng.choice(world.leaders() or running)
-        what = rng.random()
-        if what < 0.5:
-            world.propose(peer, rng.randint(1, 4))
-        elif what < 0.8 or not self.lease:
-            world.read(peer)
-        else:
-            world.lease_read(peer)
+        for peer in world.leaders() or [rng.choice(running)]:
+            what = rng.random()
+            if what < 0.5:
+                world.propose(peer, rng.randint(1, 4))
+            elif what < 0.8:
+                world.read(peer)
+            else:
+                world.lease_read(peer)
 
     def fault(self) -> None:
         world, rng = self.world, self.world.rng
         peer = rng.choice(world.peers)
+        if world.leaders() and rng.random() < 0.5:
+            peer = rng.choice(world.leaders())
         match rng.choice(("crash", "crash", "start", "start", "cut", "heal", "pause", "purge", "flush", "transfer")):
             case "crash" if peer.core is not None:
                 peer.crash()
             case "start" if peer.core is None:
                 peer.start()
             case "cut":
-                side = {p.me for p in world.peers if rng.random() < 0.5}
-                world.partition(side, {p.me for p in world.peers} - side)
-                if rng.random() < 0.3:  # one-way
-                    world.cut = {pair for pair in world.cut if pair[0] < pair[1]}
+                self.cut(peer)
             case "heal":
                 world.cut = set()
             case "pause" if peer in world.running():
@@ -235,8 +234,19 @@ class Chaos:
                 peer.purge()
             case "flush" if peer in world.running():
                 peer.flush()
-            case "transfer" if self.transfers and world.leaders():
+            case "transfer" if world.leaders():
                 leader = rng.choice(world.leaders())
-                leader.act(lambda core, now: core.transfer(peer.me, now))
+                to = rng.choice(world.peers).me
+                leader.act(lambda core, now: core.transfer(to, now))
             case _:
                 pass
+
+    def cut(self, peer: Peer) -> None:
+        """Cut the peer off with up to half of the others, now and then in one direction only."""
+        world, rng = self.world, self.world.rng
+        others = [p.me for p in world.peers if p is not peer]
+        side = {peer.me, *rng.sample(others, rng.randint(0, len(others) // 2))}
+        world.partition(side, {p.me for p in world.peers} - side)
+        if rng.random() < 0.3:
+            inward = rng.random() < 0.5
+            world.cut = {(a, b) for a, b in world.cut if (b in side) is inward}

@@ -1,77 +1,47 @@
-"""What all commands share: the data directory, one-line errors with exit codes, output for people and for programs.
+"""What the commands share: exit codes, errors in one line, where the cluster is, what is printed where.
 
-Exit codes: 0 done; 1 the answer is negative (no such key, another version, findings); 2 wrong usage or settings; 3 cannot
-reach, open or do it in time; 4 the outcome is unknown ("maybe").
+Exit codes of every command: 0 done; 1 done, and the outcome is a no (no such key, another version, findings, a failed
+run); 2 the call or a file is wrong; 3 it cannot be opened, reached or done in time; 4 a write that may have happened.
+
+Results go to standard output, everything else to standard error, and progress only if that is a terminal.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-NEGATIVE, USAGE, UNREACHABLE, MAYBE = 1, 2, 3, 4
+DONE, OUTCOME_IS_NO, WRONG_CALL, OUT_OF_REACH, MAY_HAVE_HAPPENED = range(5)
+INTERRUPTED = 130
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def dir_option(command: F) -> F:
-    """--dir: the cluster's directory."""
-    return click.option(
-        "--dir",
-        "folder",
-        type=click.Path(path_type=Path),
-        default=Path("shardkv-data"),
-        envvar="SHARDKV_DIR",
-        show_envvar=True,
-        help="The cluster's directory (default ./shardkv-data).",
-    )(command)
+class Failure(click.ClickException):
+    """Ends a command with one line on standard error and an exit code."""
 
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(" ".join(text.split()))
+        self.exit_code = code
 
-def json_option(command: F) -> F:
-    """--json."""
-    return click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")(command)
-
-
-def fail(text: str, code: int) -> NoReturn:
-    """One line on standard error, and the end."""
-    click.echo(f"shardkv: {' '.join(text.split())}", err=True)
-    sys.exit(code)
-
-
-def tell(line: str) -> None:
-    """Progress, for a person at a terminal only."""
-    if sys.stderr.isatty():
-        click.echo(line, err=True)
-
-
-def put_out(value: Any) -> None:
-    """One JSON object on one line."""
-    click.echo(json.dumps(value, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    return text_of(value) if isinstance(value, bytes) else str(value)
-
-
-def text_of(data: bytes) -> str:
-    """Bytes as text; what is no UTF-8 as hex with 0x in front."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "0x" + data.hex()
+    def show(self, file: Any = None) -> None:
+        """Write the line."""
+        click.echo(f"shardkv: {self.message}", file=file, err=file is None)
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what a command may raise into a line and an exit code."""
+def failures() -> Iterator[None]:
+    """Turn every error that is told in a line into a `Failure` with its exit code."""
     from raftlog.codec import CodecError
+    from raftlog.net.base import NetworkError
     from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
     from store.engine import StoreError
     from tools.cluster import ClusterError
@@ -80,33 +50,119 @@ def one_line_errors() -> Iterator[None]:
 
     try:
         yield
-    except* (NoKey, VersionMismatch, Refused) as group:
-        fail(str(_leaf(group)), NEGATIVE)
-    except* (CodecError, SettingsError) as group:
-        fail(str(_leaf(group)), USAGE)
-    except* Maybe as group:
-        fail(f"the outcome is unknown: {_leaf(group)}", MAYBE)
-    except* (Unavailable, ClusterError, ProcessError, StoreError, OSError) as group:
-        fail(str(_leaf(group)), UNREACHABLE)
-    except* KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _leaf(error: BaseException) -> BaseException:
-    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+    except (NoKey, VersionMismatch) as error:
+        raise Failure(str(error), OUTCOME_IS_NO) from error
+    except (Refused, CodecError, SettingsError) as error:
+        raise Failure(str(error), WRONG_CALL) from error
+    except Maybe as error:
+        raise Failure(f"it may have happened or not: {error}", MAY_HAVE_HAPPENED) from error
+    except (Unavailable, NetworkError, StoreError, ClusterError, ProcessError) as error:
+        raise Failure(str(error), OUT_OF_REACH) from error
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run an async command body, with errors as lines."""
+    """Run `work` in an event loop; its errors end the command."""
     import trio
 
-    with one_line_errors():
+    with failures():
         return trio.run(work)
-    raise AssertionError("unreachable")
 
 
-def controllers_of(folder: Path) -> tuple[str, ...]:
-    """The controllers' addresses, from the cluster's directory."""
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def directory_option(command: F) -> F:
+    """`--dir`, the cluster's directory."""
+    return click.option(
+        "--dir",
+        "folder",
+        envvar="SHARDKV_DIR",
+        default="shardkv-data",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="The cluster's directory (or SHARDKV_DIR).  [default: ./shardkv-data]",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """`--json`, results for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Results as JSON, an object per line.")(command)
+
+
+def client_options(command: F) -> F:
+    """`--dir`, `--connect`, `--deadline` and `--json`: of commands that talk to a cluster."""
+    command = json_option(command)
+    command = click.option(
+        "--deadline",
+        type=click.FloatRange(min=0, min_open=True),
+        default=None,
+        metavar="SECONDS",
+        help="How long to try.  [default: 10, of changes 60]",
+    )(command)
+    command = click.option(
+        "--connect",
+        "connect",
+        envvar="SHARDKV_CONNECT",
+        metavar="HOST:PORT,...",
+        help="The controllers, instead of --dir (or SHARDKV_CONNECT).",
+    )(command)
+    return directory_option(command)
+
+
+def controllers_of(folder: Path, connect: str | None) -> tuple[str, ...]:
+    """The controllers' addresses, as told or as the cluster's directory has them."""
     from tools.manifest import need_manifest
+    from tools.settings import address_text, parse_address
 
-    return need_manifest(folder).controllers
+    with failures():
+        if connect is None:
+            return need_manifest(folder).controllers
+        try:
+            return tuple(address_text(parse_address(text.strip())) for text in connect.split(","))
+        except ValueError as error:
+            raise Failure(f"--connect: {error}", WRONG_CALL) from error
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+def say_json(value: Any) -> None:
+    """One object on one line."""
+    click.echo(json.dumps(value, separators=(", ", ": ")))
+
+
+def progress(line: str) -> None:
+    """A step that a person waits for; nothing if nobody looks."""
+    if sys.stderr.isatty():
+        click.echo(f"  {line}", err=True)
+
+
+def warn(line: str) -> None:
+    """One line on standard error."""
+    click.echo(f"shardkv: {line}", err=True)
+
+
+def text_fields(name: str, data: bytes) -> dict[str, str]:
+    """Bytes for JSON: `{name: text}`, or `{name_base64: ...}` if they are not UTF-8."""
+    import base64
+
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": base64.b64encode(data).decode()}
+
+
+def printable(data: bytes) -> str:
+    """Bytes in one line without tabs: as they are if they are printable text, with escapes otherwise."""
+    text = data.decode(errors="surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        return text
+    shown = [
+        c if c.isprintable() and c != "\\" else "".join(f"\\x{b:02x}" for b in c.encode(errors="surrogateescape"))
+        for c in text
+    ]
+    return "".join(shown)
+
+
+def raw(text: str) -> bytes:
+    """The bytes of an argument, as the shell gave them."""
+    return os.fsencode(text)

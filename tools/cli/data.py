@@ -1,106 +1,149 @@
-"""`shardkv get | put | delete | scan`."""
+"""`get`, `put`, `delete`, `scan`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from tools.cli.common import controllers_of, dir_option, fail, json_option, one_line_errors, put_out, run, text_of
+from tools.cli.common import client_options, controllers_of, printable, raw, run, say_json, text_fields
 
-_DEADLINE = click.option("--deadline", default=10.0, show_default=True, help="Give up after so many seconds.")
+if TYPE_CHECKING:
+    from shardkv import Clerk
+
+DEADLINE_S = 10.0
+_VERSION = click.option(
+    "--version", type=click.IntRange(min=0), default=None, help="Only if the key has this version (0: is missing)."
+)
+
+T = TypeVar("T")
 
 
-async def _with_clerk(folder: Path, deadline: float, work: Any) -> Any:
-    import shardkv
+def _with_clerk(folder: Path, connect: str | None, deadline: float | None, work: Callable[[Clerk], Awaitable[T]]) -> T:
+    """Run `work` with a clerk of the cluster."""
+    controllers = controllers_of(folder, connect)
 
-    async with shardkv.connect(controllers_of(folder), deadline_s=deadline) as kv:
-        return await work(kv)
+    async def go() -> T:
+        import shardkv
+
+        async with shardkv.connect(controllers, deadline_s=deadline or DEADLINE_S) as kv:
+            return await work(kv)
+
+    return run(go)
 
 
 @click.command()
 @click.argument("key")
-@_DEADLINE
-@dir_option
-@json_option
-def get(key: str, deadline: float, folder: Path, as_json: bool) -> None:
-    """The value of KEY, linearizable. Exit code 1 if there is no such key.
+@client_options
+def get(key: str, folder: Path, connect: str | None, deadline: float | None, as_json: bool) -> None:
+    """Write the value of KEY to standard output, byte for byte (on a terminal, with a line end).
 
     \b
-    Example: shardkv get name
-    --json: key, value, version. Without it the value's bytes and a newline.
+    Example: shardkv get greeting
+
+    JSON keys: key, value, version; key_base64 or value_base64 instead for what is not UTF-8. Exit code 1: no such key.
     """
-    value, version = run(lambda: _with_clerk(folder, deadline, lambda kv: kv.get(key)))
+    value, version = _with_clerk(folder, connect, deadline, lambda kv: kv.get(raw(key)))
     if as_json:
-        put_out({"key": key, "value": text_of(value), "version": version})
-    else:
-        sys.stdout.buffer.write(value + b"\n")
+        say_json({**text_fields("key", raw(key)), **text_fields("value", value), "version": version})
+        return
+    out = click.get_binary_stream("stdout")
+    out.write(value)
+    if sys.stdout.isatty():
+        out.write(b"\n")
+    out.flush()
 
 
 @click.command()
 @click.argument("key")
-@click.argument("value")
-@click.option("--version", "wanted", type=click.IntRange(0), help="Only if the key has this version (0: is missing).")
-@_DEADLINE
-@dir_option
-@json_option
-def put(key: str, value: str, wanted: int | None, deadline: float, folder: Path, as_json: bool) -> None:
-    """Store VALUE ("-": what comes on standard input) under KEY; takes effect once.
-
-    \b
-    Example: shardkv put name value --version 0
-    --json: key, version (the new one). Exit code 1: the key has another version; 4: the outcome is unknown.
-    """
-    data = sys.stdin.buffer.read() if value == "-" else value.encode()
-    version = run(lambda: _with_clerk(folder, deadline, lambda kv: kv.put(key, data, wanted)))
-    put_out({"key": key, "version": version}) if as_json else click.echo(str(version))
-
-
-@click.command()
-@click.argument("key")
-@click.option("--version", "wanted", type=click.IntRange(1), help="Only if the key has this version.")
-@_DEADLINE
-@dir_option
-@json_option
-def delete(key: str, wanted: int | None, deadline: float, folder: Path, as_json: bool) -> None:
-    """Remove KEY. Afterwards it is as if it was never written.
-
-    \b
-    Example: shardkv delete name
-    --json: key, version (the one that was removed).
-    """
-    version = run(lambda: _with_clerk(folder, deadline, lambda kv: kv.delete(key, wanted)))
-    put_out({"key": key, "version": version}) if as_json else click.echo(str(version))
-
-
-@click.command()
-@click.option("--prefix", help="Keys that begin so.")
-@click.option("--start", default="", help="From this key on.")
-@click.option("--stop", help="Up to this key, without it.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many keys.")
-@_DEADLINE
-@dir_option
-@json_option
-def scan(
-    prefix: str | None, start: str, stop: str | None, limit: int | None, deadline: float, folder: Path, as_json: bool
+@click.argument("value", default="-")
+@_VERSION
+@client_options
+def put(
+    key: str,
+    value: str,
+    version: int | None,
+    folder: Path,
+    connect: str | None,
+    deadline: float | None,
+    as_json: bool,
 ) -> None:
-    """Keys in order, with version and value. No snapshot across shards.
+    """Store VALUE under KEY and tell the new version. Without VALUE, or with -, it is read from standard input.
+
+    \b
+    Example: shardkv put greeting hello --version 1
+
+    JSON keys: key, version. Exit codes: 1 the key has another version, 4 it may have been stored.
+    """
+    data = click.get_binary_stream("stdin").read() if value == "-" else raw(value)
+    new = _with_clerk(folder, connect, deadline, lambda kv: kv.put(raw(key), data, version))
+    if as_json:
+        say_json({**text_fields("key", raw(key)), "version": new})
+    else:
+        click.echo(f"version {new}")
+
+
+@click.command()
+@click.argument("key")
+@_VERSION
+@client_options
+def delete(
+    key: str, version: int | None, folder: Path, connect: str | None, deadline: float | None, as_json: bool
+) -> None:
+    """Delete KEY and tell the version that it had. After that it is as if never written.
+
+    \b
+    Example: shardkv delete greeting
+
+    JSON keys: key, version. Exit codes: 1 no such key or another version, 4 it may have been deleted.
+    """
+    old = _with_clerk(folder, connect, deadline, lambda kv: kv.delete(raw(key), version))
+    if as_json:
+        say_json({**text_fields("key", raw(key)), "version": old})
+    else:
+        click.echo(f"deleted version {old}")
+
+
+@click.command()
+@click.option("--prefix", default=None, help="Keys that begin so.")
+@click.option("--start", default=None, help="Keys from this one on.")
+@click.option("--stop", default=None, help="Keys before this one.")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="At most so many.")
+@client_options
+def scan(
+    prefix: str | None,
+    start: str | None,
+    stop: str | None,
+    limit: int | None,
+    folder: Path,
+    connect: str | None,
+    deadline: float | None,
+    as_json: bool,
+) -> None:
+    """List keys in order: key, version and value, separated by tabs. Bytes that are no printable text are escaped.
 
     \b
     Example: shardkv scan --prefix user/ --limit 10
-    --json: one object per key: key, value, version.
+
+    JSON keys, an object per key: key, version, value; key_base64 or value_base64 for what is not UTF-8.
     """
-    if prefix is not None and (start or stop is not None):
-        fail("--prefix goes without --start and --stop", 2)
+    if prefix is not None and (start is not None or stop is not None):
+        raise click.UsageError("--prefix goes without --start and --stop")
 
-    async def work(kv: Any) -> None:
-        async for key, value, version in kv.scan(prefix=prefix, start=start, stop=stop, limit=limit):
+    async def work(kv: Clerk) -> None:
+        rows = kv.scan(
+            prefix=None if prefix is None else raw(prefix),
+            start=b"" if start is None else raw(start),
+            stop=None if stop is None else raw(stop),
+            limit=limit,
+        )
+        async for key, value, version in rows:
             if as_json:
-                put_out({"key": text_of(key), "value": text_of(value), "version": version})
+                say_json({**text_fields("key", key), "version": version, **text_fields("value", value)})
             else:
-                click.echo(f"{text_of(key)}\t{version}\t{text_of(value)}")
+                click.echo(f"{printable(key)}\t{version}\t{printable(value)}")
 
-    with one_line_errors():
-        run(lambda: _with_clerk(folder, deadline, work))
+    _with_clerk(folder, connect, deadline, work)

@@ -1,67 +1,94 @@
-"""`shardkv`: the command line. Subcommands are imported when they are used, so that each starts fast."""
+"""The entry point of `shardkv`."""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 import click
 
-_COMMANDS = {
-    "demo": ("tools.cli.demo", "demo", "Watch the controller group lose a peer, go on, and get it back."),
-    "up": ("tools.cli.cluster", "up", "Start a cluster on this machine, or what of it is dead."),
-    "down": ("tools.cli.cluster", "down", "End every peer of the cluster."),
-    "status": ("tools.cli.cluster", "status", "How every peer is."),
-    "peer": ("tools.cli.cluster", "peer", "Kill, stop, start, pause or resume one peer."),
-    "group": ("tools.cli.cluster", "group", "Add or remove a shard group."),
-    "init": ("tools.cli.machines", "init", "Write one settings file per peer, for several machines."),
-    "serve": ("tools.cli.machines", "serve", "Run one peer."),
-    "get": ("tools.cli.data", "get", "The value and version of a key."),
-    "put": ("tools.cli.data", "put", "Store a value."),
-    "delete": ("tools.cli.data", "delete", "Remove a key."),
-    "scan": ("tools.cli.data", "scan", "Keys in order."),
-    "ctrl": ("tools.cli.control", "ctrl", "The shard configuration: query, change, history."),
-    "inspect": ("tools.inspect.commands", "inspect", "Read what is on a peer's disk."),
+from tools.cli.common import INTERRUPTED, WRONG_CALL, warn
+
+COMMANDS = {
+    "demo": ("demo:demo", "Watch a controller group lose a peer, go on, and get it back."),
+    "up": ("cluster:up", "Start a cluster on this machine, or the dead peers of one."),
+    "down": ("cluster:down", "End all peers of the cluster."),
+    "status": ("cluster:status", "How the peers are."),
+    "peer": ("cluster:peer", "kill, stop, start, pause or resume one peer."),
+    "group": ("cluster:group", "Add or remove a shard group."),
+    "get": ("data:get", "Read a key."),
+    "put": ("data:put", "Write a key."),
+    "delete": ("data:delete", "Delete a key."),
+    "scan": ("data:scan", "List keys in order."),
+    "ctrl": ("ctrl:ctrl", "Ask or change the configuration: who owns which shard."),
+    "inspect": ("tools.inspect.commands:inspect", "What is on a peer's disk, read-only."),
+    "init": ("serve:init", "Write the files of a cluster whose peers run on several machines."),
+    "serve": ("serve:serve", "Run one peer."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are modules."""
+class Commands(click.Group):
+    """A group whose commands are loaded when they are used; their short help is here."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of use."""
-        return list(_COMMANDS)
+        """The names, in the order of a tour."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one."""
-        if cmd_name not in _COMMANDS:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
             return None
-        module, name, _ = _COMMANDS[cmd_name]
-        found: click.Command = getattr(import_module(module), name)
-        return found
+        home, _, name = COMMANDS[cmd_name][0].partition(":")
+        module = import_module(home if "." in home else f"tools.cli.{home}")
+        command = getattr(module, name)
+        assert isinstance(command, click.Command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without loading them."""
+        """The list in `--help`, without loading the commands."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="shardkv")
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shardkv", message="%(version)s")
 def cli() -> None:
-    """A sharded, replicated, durable key/value service, and the tools to crash it and look inside.
+    """A sharded, replicated, durable key/value service.
 
     \b
-    Example: shardkv up --detach && shardkv put name value && shardkv get name
+    Example:
+      shardkv up --detach
+      shardkv put greeting hello
+      shardkv get greeting
+      shardkv down
+
+    Exit codes: 0 done, 1 the outcome is a no, 2 wrong call or file, 3 cannot be opened, reached or done in time,
+    4 a write that may have happened. SHARDKV_DIR names the cluster's directory for all commands.
     """
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command that the process was called with, and end the process."""
     if not __debug__:
-        click.echo("shardkv: python -O takes away the assertions that guard the data: run without -O", err=True)
-        sys.exit(2)
-    cli()
+        warn("python -O takes away the assertions that guard the data: run without -O")
+        sys.exit(WRONG_CALL)
+    try:
+        code = cli.main(standalone_mode=False)
+        # `--help` and the like return their exit code, commands return nothing.
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output went away. Nothing more can be said there, also not at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":
