@@ -124,15 +124,18 @@ def array(value: Any, length: int | None = None) -> list[Any]:
 
 
 def pack_log_id(log_id: LogId) -> list[int]:
+    """A position as [term, index]."""
     return [log_id.term, log_id.index]
 
 
 def unpack_log_id(value: Any) -> LogId:
+    """Raises `CodecError`."""
     term, index = array(value, 2)
     return LogId(_int(term), _int(index))
 
 
 def pack_entry(entry: Entry) -> list[Any]:
+    """An entry as an array."""
     return [
         entry.id.term,
         entry.id.index,
@@ -147,6 +150,7 @@ _KINDS = {int(kind): kind for kind in EntryKind}
 
 
 def unpack_entry(value: Any) -> Entry:
+    """Raises `CodecError`, also for data over the limit."""
     term, index, kind, version, time_ms, data = array(value, 6)
     if type(kind) is not int or kind not in _KINDS:
         raise CodecError(f"unknown kind of entry: {shown(kind)}")
@@ -156,10 +160,13 @@ def unpack_entry(value: Any) -> Entry:
 
 
 def pack_membership(membership: Membership) -> list[Any]:
+    """A membership as [voters, learners]."""
     return [[list(m) for m in membership.voters], [list(m) for m in membership.learners]]
 
 
 def unpack_membership(value: Any) -> Membership:
+    """Raises `CodecError`."""
+
     def members(items: Any) -> tuple[Member, ...]:
         return tuple(Member(_int(i), _int(n)) for i, n in (array(m, 2) for m in array(items)))
 
@@ -173,6 +180,7 @@ def unpack_membership(value: Any) -> Membership:
 
 
 def pack_hard_state(hard: HardState) -> list[Any]:
+    """A hard state as an array."""
     return [hard.term, hard.vote, hard.commit, int(hard.mode), pack_log_id(hard.recover_to)]
 
 
@@ -180,6 +188,7 @@ _MODES = {int(mode): mode for mode in Mode}
 
 
 def unpack_hard_state(value: Any) -> HardState:
+    """Raises `CodecError`."""
     term, vote, commit, mode, recover_to = array(value, 5)
     if type(mode) is not int or mode not in _MODES:
         raise CodecError(f"unknown mode of a peer: {shown(mode)}")

@@ -90,7 +90,9 @@ class EngineInfo:
     used_bytes: int
     last_txnid: int
     free_pages: int
+    """Pages inside `used_bytes` that hold nothing; some may be pinned by a reader until it ends."""
     readers: int
+    page_size_bytes: int = 4096
 
 
 class Engine(Protocol):

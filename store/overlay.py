@@ -1,52 +1,32 @@
 """The write-behind view: a `WriteTxn`-shaped view over one read transaction, with two layers of pending writes.
 
-`active` takes writes; `flushing` is frozen while the writer commits it. After the commit the read transaction is renewed
+*Active* takes writes; *flushing* is frozen while the writer commits it. After the commit the read transaction is renewed
 first and the flushing layer dropped then, so a reader never sees a gap. `None` in a layer is a deletion.
+
+A crash leaves what the last committed flush wrote and nothing of the layers.
 """
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from itertools import islice
 
 from store.engine import MAX_KEY_BYTES, Engine, ReadTxn, StoreError, WriteTxn
+from store.layers import Layer, overlaid
 
 ENTRY_OVERHEAD_BYTES = 64
 """What a pending write counts for beside its key and payload."""
-
-
-class Layer:
-    """Pending writes of one table: key -> payload, or None for "deleted"."""
-
-    __slots__ = ("_sorted", "writes")
-
-    def __init__(self) -> None:
-        self.writes: dict[bytes, bytes | None] = {}
-        self._sorted: list[bytes] | None = None
-
-    def put(self, key: bytes, payload: bytes | None) -> None:
-        """Take a write."""
-        if key not in self.writes:
-            self._sorted = None
-        self.writes[key] = payload
-
-    def between(self, start: bytes, stop: bytes | None, *, reverse: bool) -> list[bytes]:
-        """The keys of the layer in start <= key < stop, in order or reversed. Sorted once per burst of writes."""
-        if self._sorted is None:
-            self._sorted = sorted(self.writes)
-        low = bisect_left(self._sorted, start)
-        high = len(self._sorted) if stop is None else bisect_left(self._sorted, stop)
-        found = self._sorted[low : max(low, high)]
-        return found[::-1] if reverse else found
-
 
 Layers = dict[str, Layer]
 
 
 class Overlay:
-    """See the module. All calls on the thread that made it; `close` ends the read transaction."""
+    """See the module. All calls belong to the thread that made it; `close` ends the read transaction.
+
+    It holds a read transaction from one flush to the next, which keeps LMDB from reusing pages freed since: flush it
+    every so often even when it is small.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -55,11 +35,15 @@ class Overlay:
         self._active_bytes = 0
         self._flushing_bytes = 0
         self._context: AbstractContextManager[ReadTxn] | None = None
-        self._base = self._begin()
+        self._base = self._renew()
 
-    def _begin(self) -> ReadTxn:
-        self._context = self._engine.read()
-        return self._context.__enter__()
+    def _renew(self) -> ReadTxn:
+        """Begin a read transaction, then end the one before it."""
+        context = self._engine.read()
+        base = context.__enter__()
+        self._end()
+        self._context = context
+        return base
 
     @property
     def size_bytes(self) -> int:
@@ -71,17 +55,27 @@ class Overlay:
         """A layer is frozen: `freeze` was called and `flushed` not yet."""
         return self._flushing is not None
 
-    def _layer(self, table: str) -> Layer:
+    def _no_table(self, table: str) -> StoreError:
+        return StoreError(f"no table {table!r}; there are {', '.join(sorted(self._active))}")
+
+    def _layers(self, table: str) -> list[Layer]:
+        """The layers of a table that hold writes, the newest first."""
         try:
-            return self._active[table]
+            layers = [self._active[table]]
         except KeyError:
-            raise StoreError(f"no table {table!r}; there are {', '.join(sorted(self._active))}") from None
+            raise self._no_table(table) from None
+        if self._flushing is not None:
+            layers.append(self._flushing[table])
+        return layers
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """See `ReadTxn.get`."""
-        writes = self._layer(table).writes
+        try:
+            writes = self._active[table].writes
+        except KeyError:
+            raise self._no_table(table) from None
         if key in writes:
             return writes[key]
         if self._flushing is not None:
@@ -94,25 +88,15 @@ class Overlay:
         self, table: str, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """See `ReadTxn.scan`. The newest layer that names a key decides."""
-        layers = [self._layer(table)]
-        if self._flushing is not None:
-            layers.append(self._flushing[table])
+        layers = [layer for layer in self._layers(table) if layer.touches(start, stop)]
         base = self._base.scan(table, start, stop, reverse=reverse)
-        if not any(layer.writes for layer in layers):
-            yield from base
-            return
-        streams: list[Iterator[tuple[bytes, int, bytes | None]]] = [((k, len(layers), v) for k, v in base)]
-        for age, layer in enumerate(layers):
-            keys = layer.between(start, stop, reverse=reverse)
-            streams.append(_aged(keys, age, layer.writes))
-        before: bytes | None = None
-        sign = (lambda item: (_Reversed(item[0]), item[1])) if reverse else (lambda item: (item[0], item[1]))
-        for key, _, payload in heapq.merge(*streams, key=sign):
-            if key == before:
-                continue  # an older layer's word on the same key
-            before = key
-            if payload is not None:
-                yield key, payload
+        if not layers:
+            return base
+        pending = layers[0].items(start, stop, reverse=reverse)
+        if len(layers) == 2:
+            pending = overlaid(pending, layers[1].items(start, stop, reverse=reverse), reverse=reverse)
+        merged = overlaid(pending, iter(base), reverse=reverse)
+        return ((key, payload) for key, payload in merged if payload is not None)
 
     def last(self, table: str, start: bytes = b"", stop: bytes | None = None) -> tuple[bytes, bytes] | None:
         """See `ReadTxn.last`."""
@@ -131,11 +115,15 @@ class Overlay:
         self._write(table, key, payload)
 
     def _write(self, table: str, key: bytes, payload: bytes | None) -> None:
-        layer = self._layer(table)
-        before = layer.writes.get(key)
-        self._active_bytes += len(payload or b"") - len(before or b"")
-        if key not in layer.writes:
+        try:
+            layer = self._active[table]
+        except KeyError:
+            raise self._no_table(table) from None
+        if key in layer.writes:
+            self._active_bytes -= len(layer.writes[key] or b"")
+        else:
             self._active_bytes += len(key) + ENTRY_OVERHEAD_BYTES
+        self._active_bytes += len(payload or b"")
         layer.put(key, payload)
 
     def delete(self, table: str, key: bytes) -> bool:
@@ -146,12 +134,8 @@ class Overlay:
         return True
 
     def delete_range(self, table: str, start: bytes, stop: bytes | None, *, limit: int | None = None) -> int:
-        """See `WriteTxn.delete_range`. Bounded by `limit`, since each deletion is a pending write."""
-        doomed: list[bytes] = []
-        for key, _ in self.scan(table, start, stop):
-            if limit is not None and len(doomed) >= limit:
-                break
-            doomed.append(key)
+        """See `WriteTxn.delete_range`. Give a limit: each deletion is a pending write of its own."""
+        doomed = [key for key, _ in islice(self.scan(table, start, stop), limit)]
         for key in doomed:
             self._write(table, key, None)
         return len(doomed)
@@ -159,8 +143,9 @@ class Overlay:
     # --- flushing ------------------------------------------------------------------------------------------------
 
     def freeze(self) -> Callable[[WriteTxn], None]:
-        """Freeze what is pending and return the job that writes it, in key order. One flush at a time: `flushed()` must
-        follow once the job's transaction is durable. Writes go on meanwhile, into a new layer."""
+        """Freeze what is pending and return the job that writes it, in key order. One flush at a time (`StoreError`):
+        `flushed()` must follow once the job's transaction is durable. Writes go on meanwhile, into a new layer. The job
+        may run on another thread."""
         if self._flushing is not None:
             raise StoreError("a flush is under way")
         frozen = self._flushing = self._active
@@ -169,8 +154,10 @@ class Overlay:
         self._active_bytes = 0
 
         def job(txn: WriteTxn) -> None:
+            # Not by the layers' own order, which the thread of the view may be working out just now.
             for table, layer in frozen.items():
-                for key, payload in sorted(layer.writes.items()):
+                for key in sorted(layer.writes):
+                    payload = layer.writes[key]
                     if payload is None:
                         txn.delete(table, key)
                     else:
@@ -179,11 +166,10 @@ class Overlay:
         return job
 
     def flushed(self) -> None:
-        """The frozen layer is durable: look at the newest commit, then forget the layer."""
+        """The frozen layer is durable: look at the newest commit, then forget the layer. `StoreError` if none is."""
         if self._flushing is None:
             raise StoreError("no flush is under way")
-        self._end()
-        self._base = self._begin()
+        self._base = self._renew()
         self._flushing = None
         self._flushing_bytes = 0
 
@@ -193,28 +179,5 @@ class Overlay:
             self._context = None
 
     def close(self) -> None:
-        """End the read transaction and forget what is pending. Idempotent."""
+        """End the read transaction; what is pending is lost. Idempotent."""
         self._end()
-
-
-def _aged(keys: list[bytes], age: int, writes: dict[bytes, bytes | None]) -> Iterator[tuple[bytes, int, bytes | None]]:
-    for key in keys:
-        yield key, age, writes[key]
-
-
-class _Reversed:
-    """Orders byte strings the other way round."""
-
-    __slots__ = ("key",)
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-
-    def __lt__(self, other: _Reversed) -> bool:
-        return other.key < self.key
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reversed) and other.key == self.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)

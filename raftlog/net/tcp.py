@@ -36,10 +36,9 @@ from raftlog.net.tcp_link import (
     Troubles,
     dial,
     parse_address,
-    tune,
 )
 
-__all__ = ["Address", "TcpRpcClient", "TcpTransport", "parse_address", "tune"]
+__all__ = ["Address", "TcpRpcClient", "TcpTransport", "parse_address"]
 
 BACKOFF_S = (0.02, 0.5)
 """The first and the longest pause before a peer is dialled again; each is drawn from its upper half."""
