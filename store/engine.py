@@ -100,20 +100,27 @@ class Engine(Protocol):
 
     tables: tuple[str, ...]
 
-    def read(self) -> AbstractContextManager[ReadTxn]: ...
+    def read(self) -> AbstractContextManager[ReadTxn]:
+        """A snapshot of the latest commit. Several may be open at once, beside a write transaction."""
+        ...
 
     def write(self) -> AbstractContextManager[WriteTxn]:
         """One durable transaction. Clean exit = durable; an exception inside = nothing of it; an exception from the
-        commit itself is raised as `CommitFailed` and the engine is fenced."""
+        commit itself is raised as `CommitFailed` and the engine is fenced. `StoreError` if one is open already."""
         ...
 
-    def info(self) -> EngineInfo: ...
+    def info(self) -> EngineInfo:
+        """Cheap enough to call each second."""
+        ...
 
     def fence(self) -> None:
-        """From now on every call raises `Fenced`. Synchronous, idempotent, never blocks on the disk."""
+        """From now on every call raises `Fenced`, inside open transactions too (a scan in progress may run on until it
+        next asks the engine). Synchronous, idempotent, never blocks on the disk."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the files. Idempotent; afterwards every call raises `Fenced`."""
+        ...
 
 
 class Writer(Protocol):

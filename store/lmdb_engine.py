@@ -4,8 +4,15 @@ Synced commits only; `NOSYNC`, `NOMETASYNC`, `MAPASYNC` and `WRITEMAP` are never
 never syncs the parent directory and is not safe while it creates its file, so an environment is made under a temporary
 name, committed, closed, renamed, and the parent synced: a directory under its real name is whole.
 
-A truncated file would kill the process (SIGBUS) when LMDB touches it, so the file's structure is checked before LMDB
-opens it. The engine's generation is named explicitly: LMDB 0.9 and 1.0 do not read each other's files.
+In an environment's directory: `data.mdb` and `lock.mdb` are LMDB's; `owner.lock` is held (flock) by the process that may
+write, and names it. A crash inside a commit leaves the state before it or after it. The engine's generation is named
+explicitly: LMDB 0.9 and 1.0 do not read each other's files.
+
+A truncated file would kill the process (SIGBUS) when LMDB touches it, so the file is checked before LMDB opens it. A file
+that is shorter than its meta page says is not always damaged, though: LMDB does not write pages that one transaction
+both took and freed, so the tail of a healthy file may be missing (measured: after most commits that delete what they
+wrote). So each commit lengthens such a file, and one that is short all the same (a crash came between) is walked page
+by page (`verify_pages`) and refused only if a page in use is missing.
 """
 
 from __future__ import annotations
@@ -14,17 +21,18 @@ import fcntl
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lmdb
+from lmdb import verify as lmdb_verify
 
 from store.engine import (
     MAX_KEY_BYTES,
     CommitFailed,
-    CorruptRecord,
     EngineInfo,
     Fenced,
     FormatMismatch,
@@ -42,51 +50,108 @@ MAP_SIZE_BYTES = 16 << 30
 MAX_READERS = 126
 DATA_FILE = "data.mdb"
 OWNER_FILE = "owner.lock"
+TEMPORARY_SUFFIX = ".new"
 
 _META_MAGIC = 0xBEEFC0DE
+_META_FLAG = 0x08
 _DATA_VERSIONS = {0: 1}
+_PAGE_SIZES = [1 << bits for bits in range(8, 17)]
+
 _open_paths: dict[Path, int] = {}
+"""What this process (its id, lest a child believes it) has open for writing."""
+_ENDED: dict[str, Any] = {}
+"""The tables of a transaction that has ended."""
 
 
 class CannotOpen(StoreError):
     """The directory is not there, in use, or its file is damaged; one line says which."""
 
 
+# --- the file, before LMDB sees it ---------------------------------------------------------------------------------
+
+
 def check_structure(path: Path) -> None:
     """Raise `CannotOpen` for a data file that LMDB could not open or that would kill the process: no file, too short, no
-    meta page, or shorter than its newest meta page says."""
+    meta page, or a page in use is cut off. Reads only; the file may belong to a live owner."""
     file = path / DATA_FILE
     if not file.is_file():
         raise CannotOpen(f"{path} holds no database: {DATA_FILE} is missing")
-    size = file.stat().st_size
-    page = os.sysconf("SC_PAGE_SIZE")
-    if size < 2 * page:
-        raise CannotOpen(f"{file} is damaged: {size} bytes, shorter than its two meta pages")
-    pages = []
     with file.open("rb") as stream:
+        head = stream.read(64)
+        page = _page_size(head, file)
+        metas = []
         for number in (0, 1):
             stream.seek(number * page)
-            pages.append(_meta_page(stream.read(page), number, file, page))
-    last = max(pages)[1]
-    if size < (last + 1) * page:
-        raise CannotOpen(f"{file} is damaged: {size} bytes, but it needs {(last + 1) * page}: it was cut off")
+            metas.append(_meta_page(stream.read(page), number, file, page))
+        size = os.fstat(stream.fileno()).st_size  # after the metas: a live owner lengthens the file first
+    needed = (max(metas)[1] + 1) * page
+    if size < needed and not _has_owner(path) and (wrong := verify_pages(path)):
+        raise CannotOpen(f"{file} is damaged: {size} bytes of {needed}, it was cut off: {wrong[0]}")
+
+
+def _page_size(head: bytes, file: Path) -> int:
+    if len(head) < 64:
+        raise CannotOpen(f"{file} is damaged: {len(head)} bytes, shorter than a meta page")
+    _check_meta_head(head, 0, file)
+    page: int = struct.unpack_from("=I", head, 40)[0]
+    if page not in _PAGE_SIZES:
+        raise CannotOpen(f"{file} is damaged: pages of {page} bytes")
+    return page
+
+
+def _check_meta_head(data: bytes, number: int, file: Path) -> None:
+    flags = struct.unpack_from("=H", data, 10)[0]
+    magic, version = struct.unpack_from("=II", data, 16)
+    if not flags & _META_FLAG or magic != _META_MAGIC:
+        # LMDB 1.0 has a longer page header; its magic is 8 bytes on.
+        if struct.unpack_from("=I", data, 24)[0] == _META_MAGIC:
+            raise FormatMismatch(f"{file} was written by LMDB 1.x, this program reads LMDB {GENERATION}.9: export it there")
+        raise CannotOpen(f"{file} is damaged: page {number} is no meta page of LMDB")
+    if version != _DATA_VERSIONS[GENERATION]:
+        raise FormatMismatch(f"{file} has LMDB data format {version}, this program reads {_DATA_VERSIONS[GENERATION]}")
 
 
 def _meta_page(data: bytes, number: int, file: Path, page: int) -> tuple[int, int]:
     """(transaction, last page) of a meta page of LMDB 0.9 on a 64-bit machine."""
-    flags = struct.unpack_from("<H", data, 10)[0]
-    magic, version = struct.unpack_from("<II", data, 16)
-    if not flags & 0x08 or magic != _META_MAGIC:
-        raise CannotOpen(f"{file} is damaged: page {number} is no meta page of LMDB")
-    if version != _DATA_VERSIONS[GENERATION]:
-        raise FormatMismatch(
-            f"{file} has LMDB data format {version}, LMDB {GENERATION}.x reads {_DATA_VERSIONS[GENERATION]}"
-        )
-    page_size = struct.unpack_from("<I", data, 40)[0]
-    if page_size != page:
-        raise CannotOpen(f"{file} has pages of {page_size} bytes, this machine's have {page}")
-    last, txnid = struct.unpack_from("<QQ", data, 136)
+    if len(data) < page:
+        raise CannotOpen(f"{file} is damaged: cut off inside meta page {number}")
+    _check_meta_head(data, number, file)
+    last, txnid = struct.unpack_from("=QQ", data, 136)
     return txnid, last
+
+
+def verify_pages(path: Path) -> list[str]:
+    """What is structurally wrong with the data file of an environment that nobody has open; empty = sound. Reads every
+    page without LMDB, so nothing in the file can hurt; takes seconds per 100 MB. The records' own checks are not made."""
+    try:
+        return [str(problem) for problem in lmdb_verify.verify(str(path / DATA_FILE), subdir=False)]
+    except lmdb_verify.VerifyError as error:
+        return [str(error)]
+
+
+# --- transactions --------------------------------------------------------------------------------------------------
+
+
+def _seek(cursor: Any, start: bytes) -> bool:
+    """To the first key >= start, which may be longer than a key can be (the successor of one: key + 0)."""
+    if not start:
+        return bool(cursor.first())
+    if len(start) <= MAX_KEY_BYTES:
+        return bool(cursor.set_range(start))
+    longest = start[:MAX_KEY_BYTES]
+    found = cursor.set_range(longest)
+    return bool(cursor.next() if found and cursor.key() == longest else found)
+
+
+def _seek_below(cursor: Any, stop: bytes | None) -> bool:
+    """To the last key < stop."""
+    if stop is None:
+        return bool(cursor.last())
+    if not cursor.set_range(stop[:MAX_KEY_BYTES]):
+        return bool(cursor.last())
+    if len(stop) > MAX_KEY_BYTES and cursor.key() == stop[:MAX_KEY_BYTES]:
+        return True
+    return bool(cursor.prev())
 
 
 class _Txn:
@@ -98,51 +163,67 @@ class _Txn:
         self._txn = txn
         self._dbs = dbs
 
+    def _no_table(self, table: str) -> StoreError:
+        if self._dbs is _ENDED:
+            return StoreError("the transaction has ended")
+        if not self._dbs:  # the engine's own, emptied by its fence
+            return Fenced("the engine was fenced inside this transaction")
+        return StoreError(f"no table {table!r}; there are {', '.join(sorted(self._dbs))}")
+
     def _db(self, table: str) -> Any:
         try:
             return self._dbs[table]
         except KeyError:
-            raise StoreError(f"no table {table!r}; there are {', '.join(sorted(self._dbs))}") from None
+            raise self._no_table(table) from None
+
+    def end(self) -> None:
+        """Every further call raises `StoreError`."""
+        self._dbs = _ENDED
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """See `ReadTxn.get`."""
-        record = self._txn.get(key, db=self._db(table)) if key else None
+        try:
+            db = self._dbs[table]
+        except KeyError:
+            raise self._no_table(table) from None
+        record = self._txn.get(key, None, db) if key else None
         return None if record is None else open_record(table, key, record)
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """See `ReadTxn.scan`."""
-        cursor = self._txn.cursor(db=self._db(table))
+        cursor = self._txn.cursor(self._db(table))
         try:
             if reverse:
                 yield from self._backward(cursor, table, start, stop)
-                return
-            found = cursor.set_range(start) if start else cursor.first()
-            if not found:
-                return
-            for key, record in cursor.iternext():
-                if stop is not None and key >= stop:
-                    return
-                yield key, open_record(table, key, record)
+            elif _seek(cursor, start):
+                for key, record in cursor.iternext():
+                    if stop is not None and key >= stop:
+                        return
+                    yield key, open_record(table, key, record)
+        except lmdb.Error as error:
+            raise StoreError(f"scan of table {table!r}: {error}") from error
         finally:
             cursor.close()
 
     def _backward(self, cursor: Any, table: str, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        if stop is None:
-            found = cursor.last()
-        else:
-            found = cursor.prev() if cursor.set_range(stop) else cursor.last()
-        if not found:
-            return
-        for key, record in cursor.iterprev():
-            if key < start:
-                return
-            yield key, open_record(table, key, record)
+        if _seek_below(cursor, stop):
+            for key, record in cursor.iterprev():
+                if key < start:
+                    return
+                yield key, open_record(table, key, record)
 
     def last(self, table: str, start: bytes = b"", stop: bytes | None = None) -> tuple[bytes, bytes] | None:
         """See `ReadTxn.last`."""
-        return next(self.scan(table, start, stop, reverse=True), None)
+        cursor = self._txn.cursor(self._db(table))
+        try:
+            if not _seek_below(cursor, stop):
+                return None
+            key, record = cursor.item()
+            return None if key < start else (key, open_record(table, key, record))
+        finally:
+            cursor.close()
 
 
 class _WriteTxn(_Txn):
@@ -150,26 +231,27 @@ class _WriteTxn(_Txn):
 
     def put(self, table: str, key: bytes, payload: bytes, *, append: bool = False) -> None:
         """See `WriteTxn.put`."""
+        db = self._db(table)
         if not 0 < len(key) <= MAX_KEY_BYTES:
             raise StoreError(f"a key of {len(key)} bytes in table {table!r}, allowed are 1 to {MAX_KEY_BYTES}")
-        stored = self._txn.put(key, seal(table, key, payload), db=self._db(table), append=append)
-        if not stored:
+        if not self._txn.put(key, seal(table, key, payload), append=append, db=db):
             raise StoreError(f"append to {table!r}: key {key.hex()} is not above the last one")
 
     def delete(self, table: str, key: bytes) -> bool:
         """See `WriteTxn.delete`."""
-        return bool(key) and bool(self._txn.delete(key, db=self._db(table)))
+        db = self._db(table)
+        return 0 < len(key) <= MAX_KEY_BYTES and bool(self._txn.delete(key, db=db))
 
     def delete_range(self, table: str, start: bytes, stop: bytes | None, *, limit: int | None = None) -> int:
         """See `WriteTxn.delete_range`."""
-        cursor = self._txn.cursor(db=self._db(table))
+        cursor = self._txn.cursor(self._db(table))
         try:
-            found = cursor.set_range(start) if start else cursor.first()
+            found = _seek(cursor, start)
             count = 0
             while found and (limit is None or count < limit):
                 if stop is not None and cursor.key() >= stop:
                     break
-                found = cursor.delete() and bool(cursor.key())
+                found = cursor.delete() and bool(cursor.key())  # it stands on the next one then
                 count += 1
             return count
         finally:

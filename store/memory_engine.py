@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from store.engine import MAX_KEY_BYTES, EngineInfo, Fenced, ReadTxn, StoreError, WriteTxn
 from store.layers import Item, Layer
@@ -22,7 +23,24 @@ MAP_SIZE_BYTES = 1 << 40
 PAGE_SIZE_BYTES = 4096
 
 _CHUNK_MAX = 256
+"""The most records that a scan takes at once."""
 _FEW = 16
+"""Up to so many keys a commit moves one by one; more in one pass over the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Why an engine or a transaction takes no more calls."""
+
+    kind: type[StoreError]
+    text: str
+
+    def error(self) -> StoreError:
+        """To be raised."""
+        return self.kind(self.text)
+
+
+ENDED = Over(StoreError, "the transaction has ended")
 
 
 class MemoryTable:
@@ -111,9 +129,9 @@ class MemoryReadTxn:
     def __init__(self, tables: dict[str, MemoryTable]) -> None:
         self._tables = tables
         self._layers: dict[str, Layer] = {}
-        self._over: StoreError | None = None
+        self._over: Over | None = None
 
-    def end(self, why: StoreError) -> None:
+    def end(self, why: Over) -> None:
         """Every further call raises `why`."""
         self._over = why
         self._tables = {}
@@ -124,7 +142,7 @@ class MemoryReadTxn:
             return self._tables[name]
         except KeyError:
             if self._over is not None:
-                raise self._over from None
+                raise self._over.error() from None
             raise StoreError(f"no table {name!r}; there are {', '.join(sorted(self._tables))}") from None
 
     def replaced(self, name: str, key: bytes, record: bytes | None) -> None:
@@ -261,13 +279,13 @@ class MemoryEngine:
             raise StoreError(f"the disk has no table {missing[0]!r}; there are {', '.join(sorted(disk.tables))}")
         self.disk = disk
         self.tables = tuple(disk.tables)
-        self._over: StoreError | None = None
+        self._over: Over | None = None
         self._readers: list[MemoryReadTxn] = []
         self._writing = False
 
     def _check(self) -> None:
         if self._over is not None:
-            raise self._over
+            raise self._over.error()
 
     @contextmanager
     def read(self) -> Iterator[ReadTxn]:
@@ -282,7 +300,7 @@ class MemoryEngine:
             if txn in self._readers:  # or else the engine was fenced meanwhile
                 self._readers.remove(txn)
                 self.disk.readers.remove(txn)
-                txn.end(StoreError("the transaction has ended"))
+                txn.end(ENDED)
 
     @contextmanager
     def write(self) -> Iterator[WriteTxn]:
@@ -297,7 +315,7 @@ class MemoryEngine:
                 yield txn
                 self.commit(txn)
             finally:
-                txn.end(StoreError("the transaction has ended"))
+                txn.end(ENDED)
         finally:
             self._writing = False
 
@@ -318,7 +336,7 @@ class MemoryEngine:
                     reader.replaced(name, key, table.records.get(key))
             table.apply(writes)
         disk.last_txnid += 1
-        txn.end(StoreError("the transaction has ended"))
+        txn.end(ENDED)
 
     def info(self) -> EngineInfo:
         """See `Engine.info`. Sizes are those of the keys and records."""
@@ -328,13 +346,13 @@ class MemoryEngine:
 
     def fence(self) -> None:
         """See `Engine.fence`. Open read transactions end with it."""
-        self._end(Fenced("the engine is fenced: its peer is dead"))
+        self._end(Over(Fenced, "the engine is fenced: its peer is dead"))
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._end(Fenced("the engine is closed"))
+        self._end(Over(Fenced, "the engine is closed"))
 
-    def _end(self, why: StoreError) -> None:
+    def _end(self, why: Over) -> None:
         if self._over is None:
             self._over = why
         for txn in self._readers:

@@ -14,11 +14,11 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-DONE, OUTCOME_IS_NO, WRONG_CALL, OUT_OF_REACH, MAY_HAVE_HAPPENED = range(5)
+NEGATIVE, USAGE, UNREACHABLE, MAYBE = 1, 2, 3, 4
 INTERRUPTED = 130
 
 T = TypeVar("T")
@@ -30,16 +30,21 @@ class Failure(click.ClickException):
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(" ".join(text.split()))
-        self.exit_code = code
+        self.exit_code = code  # type: ignore[misc]  # of each failure its own
 
     def show(self, file: Any = None) -> None:
         """Write the line."""
         click.echo(f"shardkv: {self.message}", file=file, err=file is None)
 
 
+def fail(text: str, code: int) -> NoReturn:
+    """End the command with a line and an exit code."""
+    raise Failure(text, code)
+
+
 @contextmanager
-def failures() -> Iterator[None]:
-    """Turn every error that is told in a line into a `Failure` with its exit code."""
+def one_line_errors() -> Iterator[None]:
+    """Turn every error that can be told in a line into a `Failure` with its exit code; also out of a group of tasks."""
     from raftlog.codec import CodecError
     from raftlog.net.base import NetworkError
     from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
@@ -50,28 +55,42 @@ def failures() -> Iterator[None]:
 
     try:
         yield
-    except (NoKey, VersionMismatch) as error:
-        raise Failure(str(error), OUTCOME_IS_NO) from error
-    except (Refused, CodecError, SettingsError) as error:
-        raise Failure(str(error), WRONG_CALL) from error
-    except Maybe as error:
-        raise Failure(f"it may have happened or not: {error}", MAY_HAVE_HAPPENED) from error
-    except (Unavailable, NetworkError, StoreError, ClusterError, ProcessError) as error:
-        raise Failure(str(error), OUT_OF_REACH) from error
+    except (Exception, BaseExceptionGroup) as error:  # tidy: to look into groups; the unknown goes on
+        match leaf := _leaf(error):
+            case NoKey() | VersionMismatch():
+                code = NEGATIVE
+            case Refused() | CodecError() | SettingsError():
+                code = USAGE
+            case Maybe():
+                code = MAYBE
+            case Unavailable() | NetworkError() | StoreError() | ClusterError() | ProcessError() | OSError():
+                code = UNREACHABLE
+            case KeyboardInterrupt():
+                raise leaf from error
+            case _:
+                raise
+        if isinstance(leaf, BrokenPipeError):
+            raise leaf from error
+        raise Failure(f"{'it may have happened or not: ' if code == MAYBE else ''}{leaf}", code) from error
+
+
+def _leaf(error: BaseException) -> BaseException:
+    return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run `work` in an event loop; its errors end the command."""
     import trio
 
-    with failures():
+    with one_line_errors():
         return trio.run(work)
+    raise AssertionError("one_line_errors lets nothing end the block early")
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-def directory_option(command: F) -> F:
+def dir_option(command: F) -> F:
     """`--dir`, the cluster's directory."""
     return click.option(
         "--dir",
@@ -105,32 +124,34 @@ def client_options(command: F) -> F:
         metavar="HOST:PORT,...",
         help="The controllers, instead of --dir (or SHARDKV_CONNECT).",
     )(command)
-    return directory_option(command)
+    return dir_option(command)
 
 
-def controllers_of(folder: Path, connect: str | None) -> tuple[str, ...]:
-    """The controllers' addresses, as told or as the cluster's directory has them."""
+def seeds_of(folder: Path, connect: str | None) -> tuple[bytes, tuple[str, ...]]:
+    """The cluster's id (b"" if it is not known) and its controllers' addresses, as told or as its directory has them."""
     from tools.manifest import need_manifest
     from tools.settings import address_text, parse_address
 
-    with failures():
-        if connect is None:
-            return need_manifest(folder).controllers
+    if connect is not None:
         try:
-            return tuple(address_text(parse_address(text.strip())) for text in connect.split(","))
+            return b"", tuple(address_text(parse_address(text.strip())) for text in connect.split(","))
         except ValueError as error:
-            raise Failure(f"--connect: {error}", WRONG_CALL) from error
+            fail(f"--connect: {error}", USAGE)
+    with one_line_errors():
+        manifest = need_manifest(folder)
+        return manifest.cluster, manifest.controllers
+    raise AssertionError("one_line_errors lets nothing end the block early")
 
 
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
-def say_json(value: Any) -> None:
+def put_out(value: Any) -> None:
     """One object on one line."""
-    click.echo(json.dumps(value, separators=(", ", ": ")))
+    click.echo(json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)))
 
 
-def progress(line: str) -> None:
+def tell(line: str) -> None:
     """A step that a person waits for; nothing if nobody looks."""
     if sys.stderr.isatty():
         click.echo(f"  {line}", err=True)

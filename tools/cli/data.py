@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from tools.cli.common import client_options, controllers_of, printable, raw, run, say_json, text_fields
+from tools.cli.common import client_options, printable, put_out, raw, run, seeds_of, text_fields
 
 if TYPE_CHECKING:
     from shardkv import Clerk
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 def _with_clerk(folder: Path, connect: str | None, deadline: float | None, work: Callable[[Clerk], Awaitable[T]]) -> T:
     """Run `work` with a clerk of the cluster."""
-    controllers = controllers_of(folder, connect)
+    _, controllers = seeds_of(folder, connect)
 
     async def go() -> T:
         import shardkv
@@ -48,7 +48,7 @@ def get(key: str, folder: Path, connect: str | None, deadline: float | None, as_
     """
     value, version = _with_clerk(folder, connect, deadline, lambda kv: kv.get(raw(key)))
     if as_json:
-        say_json({**text_fields("key", raw(key)), **text_fields("value", value), "version": version})
+        put_out({**text_fields("key", raw(key)), **text_fields("value", value), "version": version})
         return
     out = click.get_binary_stream("stdout")
     out.write(value)
@@ -81,7 +81,7 @@ def put(
     data = click.get_binary_stream("stdin").read() if value == "-" else raw(value)
     new = _with_clerk(folder, connect, deadline, lambda kv: kv.put(raw(key), data, version))
     if as_json:
-        say_json({**text_fields("key", raw(key)), "version": new})
+        put_out({**text_fields("key", raw(key)), "version": new})
     else:
         click.echo(f"version {new}")
 
@@ -102,7 +102,7 @@ def delete(
     """
     old = _with_clerk(folder, connect, deadline, lambda kv: kv.delete(raw(key), version))
     if as_json:
-        say_json({**text_fields("key", raw(key)), "version": old})
+        put_out({**text_fields("key", raw(key)), "version": old})
     else:
         click.echo(f"deleted version {old}")
 
@@ -142,7 +142,7 @@ def scan(
         )
         async for key, value, version in rows:
             if as_json:
-                say_json({**text_fields("key", key), "version": version, **text_fields("value", value)})
+                put_out({**text_fields("key", key), "version": version, **text_fields("value", value)})
             else:
                 click.echo(f"{printable(key)}\t{version}\t{printable(value)}")
 

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import click
 
-from tools.cli.common import INTERRUPTED, WRONG_CALL, warn
+from tools.cli.common import INTERRUPTED, USAGE, warn
 
 COMMANDS = {
     "demo": ("demo:demo", "Watch a controller group lose a peer, go on, and get it back."),
@@ -72,7 +72,7 @@ def main() -> None:
     """Run the command that the process was called with, and end the process."""
     if not __debug__:
         warn("python -O takes away the assertions that guard the data: run without -O")
-        sys.exit(WRONG_CALL)
+        sys.exit(USAGE)
     try:
         code = cli.main(standalone_mode=False)
         # `--help` and the like return their exit code, commands return nothing.

@@ -1,0 +1,103 @@
+"""`shardkv init` and `shardkv serve`: peers that live on several machines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tools.cli.common import USAGE, dir_option, fail, json_option, one_line_errors, put_out
+
+
+@click.command()
+@click.option("--controllers", required=True, metavar="HOST:PORT,...", help="Where the controllers will listen.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    required=True,
+    metavar="GID=HOST:PORT,...",
+    help="A shard group and where its peers will listen; once for each group.",
+)
+@click.option("--store", type=click.Choice(["kvraft", "kvsrv"]), default="kvraft", show_default=True)
+@click.option("--insecure", is_flag=True, help="Allow addresses other than loopback: there is no TLS yet.")
+@dir_option
+@json_option
+def init(controllers: str, groups: tuple[str, ...], store: str, insecure: bool, folder: Path, as_json: bool) -> None:
+    """Write one TOML file per peer, with a common cluster id, and cluster.toml for the clients, into --dir.
+
+    Copy each file to its machine, and there run `shardkv serve --new FILE` the first time, and `shardkv serve FILE` ever
+    after. When they run, `shardkv ctrl join GID` makes the first configuration. cluster.toml serves every client.
+
+    \b
+    Example:
+      shardkv init --dir cluster --insecure \\
+          --controllers 10.0.0.1:7000,10.0.0.2:7000,10.0.0.3:7000 \\
+          --group 1=10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001
+
+    JSON keys: cluster, files [path].
+    """
+    from tools.manifest import FILE, GroupSpec, Manifest, new_cluster_id, write_manifest
+
+    specs = {0: GroupSpec.fresh(_addresses("--controllers", controllers, insecure))}
+    for text in groups:
+        number, _, addresses = text.partition("=")
+        if not (number.isascii() and number.isdecimal() and 1 <= int(number[:11]) <= 1 << 31 and addresses):
+            fail(f"--group: {text!r} is not like 1=10.0.0.1:7001,10.0.0.2:7001", USAGE)
+        if int(number) in specs:
+            fail(f"--group: group {number} is there twice", USAGE)
+        specs[int(number)] = GroupSpec.fresh(_addresses(f"--group {number}", addresses, insecure))
+    everywhere = [address for spec in specs.values() for address in spec.addresses]
+    if len(set(everywhere)) != len(everywhere):
+        twice = next(address for address in everywhere if everywhere.count(address) > 1)
+        fail(f"{twice} is the address of two peers", USAGE)
+    if store == "kvsrv" and len(specs[0].addresses) != 1:
+        fail(f"--controllers: a kvsrv is one server, not {len(specs[0].addresses)}", USAGE)
+    manifest = Manifest(new_cluster_id(), dict(sorted(specs.items())), store=store, local=False, insecure=insecure)
+    with one_line_errors():
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / FILE).exists():
+            fail(f"{folder / FILE} exists already: a cluster is made once; use another --dir", USAGE)
+        for gid in manifest.groups:
+            manifest.write_settings(folder, gid)
+        write_manifest(folder, manifest)
+    files = [str(folder / f"{name}.toml") for name in manifest.names()]
+    if as_json:
+        put_out({"cluster": manifest.cluster.hex(), "files": files})
+    else:
+        click.echo("\n".join([*files, str(folder / FILE)]))
+
+
+def _addresses(option: str, texts: str, insecure: bool) -> tuple[str, ...]:
+    from tools.settings import MAX_GROUP_PEERS, address_text, is_loopback, parse_address
+
+    try:
+        found = [parse_address(text.strip()) for text in texts.split(",")]
+    except ValueError as error:
+        fail(f"{option}: {error}", USAGE)
+    if len(found) > MAX_GROUP_PEERS:
+        fail(f"{option}: {len(found)} peers, at most {MAX_GROUP_PEERS} are allowed", USAGE)
+    for host, _ in found:
+        if not insecure and not is_loopback(host):
+            fail(f"{option}: {host} is reachable from outside and there is no TLS yet: needs --insecure", USAGE)
+    return tuple(address_text(address) for address in found)
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--new", is_flag=True, help="Make the peer's data directory first; it must not exist.")
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON, an object per line.")
+def serve(file: Path, new: bool, as_json: bool) -> None:
+    """Run the peer that FILE describes until SIGTERM or Ctrl-C: then it hands over leadership and ends.
+
+    \b
+    Example: shardkv serve server-1-0.toml
+
+    JSON keys: event (imported, recovered, listening, leader, follower, trouble, error, stopped), time (unix ms),
+    monotonic, name, and those of the event. Exit codes: 0 ended as asked, 2 wrong call or file, 3 the data cannot be
+    used, 4 the address cannot be listened on.
+    """
+    from tools.serve import serve as serve_peer
+
+    sys.exit(serve_peer(file, as_json=as_json, new=new))
