@@ -179,6 +179,13 @@ class Node:
             self._submitted.append((operation, done))
             self._wake.set()
 
+    def start(self, operation: Operation) -> LogId | None:
+        """Propose at once, for a caller that watches the state machine itself; None if this peer does not lead."""
+        proposal = Proposal(encode_operations([operation]), self.wall_ms())
+        (outcome,) = self.core.propose_many([proposal], self.clock())
+        self._wake.set()
+        return None if isinstance(outcome, Refusal) else outcome
+
     def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
         """See `ReplicatedStateMachine.when_readable`."""
         if not self.is_leader():

@@ -37,6 +37,10 @@ class FormatMismatch(StoreError):
     """The directory is not what was expected: other format, engine, cluster, peer or kind of environment."""
 
 
+class CannotOpen(StoreError):
+    """The directory is not there, there already, in use, or its file is damaged; one line says which."""
+
+
 class CommitFailed(StoreError):
     """A commit raised. What it held may or may not be on disk: the peer must die and recover, never retry."""
 
@@ -152,5 +156,6 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """End the writer after the job in progress; queued jobs are dropped. The engine is left open."""
+        """End the writer after the job in progress; queued jobs are dropped, and no `on_done` is called any more. The
+        engine is left open."""
         ...

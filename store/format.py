@@ -5,7 +5,7 @@ Record "meta"/"format": CBOR [format version, engine, engine generation, kind, c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import cbor2
@@ -50,8 +50,11 @@ def write_stamp(txn: WriteTxn, stamp: Stamp) -> None:
     txn.put("meta", KEY, cbor2.dumps([*row, stamp.gid, stamp.peer, stamp.incarnation]))
 
 
+_TYPES = (int, str, int, str, bytes, int, int, int)
+
+
 def read_stamp(txn: ReadTxn, path: str) -> Stamp:
-    """The stamp of the environment at `path`. Raises `FormatMismatch` if it has none or a newer one."""
+    """The stamp of the environment at `path`. Raises `FormatMismatch` if it has none or a newer one, `CorruptRecord`."""
     payload = txn.get("meta", KEY)
     if payload is None:
         raise FormatMismatch(f"{path} has no format stamp: it is no directory of shardkv, or was never finished")
@@ -63,19 +66,20 @@ def read_stamp(txn: ReadTxn, path: str) -> Stamp:
         raise FormatMismatch(f"{path} has an unreadable format stamp: {row!r:.60}")
     if row[0] > FORMAT_VERSION:
         raise FormatMismatch(f"{path} " + _WORDS["version"].format(found=row[0], wanted=FORMAT_VERSION))
-    if len(row) != 8:
-        raise FormatMismatch(f"{path} has a format stamp with {len(row)} fields, not 8")
+    if len(row) != len(_TYPES):
+        raise FormatMismatch(f"{path} has a format stamp with {len(row)} fields, not {len(_TYPES)}")
+    if not all(isinstance(value, kind) for value, kind in zip(row, _TYPES, strict=True)):
+        raise FormatMismatch(f"{path} has an unreadable format stamp: {row!r:.60}")
     version, engine, generation, kind, cluster, gid, peer, incarnation = row
     return Stamp(kind, cluster, gid, peer, incarnation, engine, generation, version)
 
 
 def check_stamp(expected: Stamp, found: Stamp, path: str) -> None:
-    """Raises `FormatMismatch` with one line that says what is wrong and what would be right."""
-    for field in fields(Stamp):
-        wanted, is_found = getattr(expected, field.name), getattr(found, field.name)
-        if field.name == "version":
-            continue  # an older format that this program reads is no mismatch
+    """Raises `FormatMismatch` with one line that says what is wrong and what would be right. An older format that this
+    program reads is no mismatch; `read_stamp` has refused a newer one."""
+    for name in ("engine", "generation", "kind", "cluster", "gid", "peer", "incarnation"):
+        wanted, is_found = getattr(expected, name), getattr(found, name)
         if wanted != is_found:
             if isinstance(wanted, bytes):
-                wanted, is_found = wanted.hex(), is_found.hex() if isinstance(is_found, bytes) else is_found
-            raise FormatMismatch(f"{path} " + _WORDS[field.name].format(found=is_found, wanted=wanted))
+                wanted, is_found = wanted.hex(), is_found.hex()
+            raise FormatMismatch(f"{path} " + _WORDS[name].format(found=is_found, wanted=wanted))

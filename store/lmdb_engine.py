@@ -17,10 +17,8 @@ by page (`verify_pages`) and refused only if a page in use is missing.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,16 +28,18 @@ from typing import Any
 import lmdb
 from lmdb import verify as lmdb_verify
 
-from store.engine import (
-    MAX_KEY_BYTES,
-    CommitFailed,
-    EngineInfo,
-    Fenced,
-    FormatMismatch,
-    ReadTxn,
-    StoreError,
-    WriteTxn,
+from store.directory import (
+    DATA_FILE,
+    OWNER_FILE,
+    has_owner,
+    locked_directory,
+    make_directory,
+    read_shape,
+    sync_directory,
+    sync_file,
+    take_ownership,
 )
+from store.engine import MAX_KEY_BYTES, CannotOpen, CommitFailed, EngineInfo, Fenced, ReadTxn, StoreError, WriteTxn
 from store.format import Stamp, check_stamp, read_stamp, write_stamp
 from store.records import open_record, seal
 
@@ -48,23 +48,23 @@ GENERATION = 0
 MAP_SIZE_BYTES = 16 << 30
 """The default map: address space, not disk. Changed only at open."""
 MAX_READERS = 126
-DATA_FILE = "data.mdb"
-OWNER_FILE = "owner.lock"
 TEMPORARY_SUFFIX = ".new"
 
-_META_MAGIC = 0xBEEFC0DE
-_META_FLAG = 0x08
-_DATA_VERSIONS = {0: 1}
-_PAGE_SIZES = [1 << bits for bits in range(8, 17)]
+__all__ = [
+    "DATA_FILE",
+    "GENERATION",
+    "MAP_SIZE_BYTES",
+    "OWNER_FILE",
+    "CannotOpen",
+    "LmdbEngine",
+    "check_structure",
+    "verify_pages",
+]
 
 _open_paths: dict[Path, int] = {}
 """What this process (its id, lest a child believes it) has open for writing."""
 _ENDED: dict[str, Any] = {}
 """The tables of a transaction that has ended."""
-
-
-class CannotOpen(StoreError):
-    """The directory is not there, in use, or its file is damaged; one line says which."""
 
 
 # --- the file, before LMDB sees it ---------------------------------------------------------------------------------
@@ -73,60 +73,32 @@ class CannotOpen(StoreError):
 def check_structure(path: Path) -> None:
     """Raise `CannotOpen` for a data file that LMDB could not open or that would kill the process: no file, too short, no
     meta page, or a page in use is cut off. Reads only; the file may belong to a live owner."""
-    file = path / DATA_FILE
-    if not file.is_file():
-        raise CannotOpen(f"{path} holds no database: {DATA_FILE} is missing")
-    with file.open("rb") as stream:
-        head = stream.read(64)
-        page = _page_size(head, file)
-        metas = []
-        for number in (0, 1):
-            stream.seek(number * page)
-            metas.append(_meta_page(stream.read(page), number, file, page))
-        size = os.fstat(stream.fileno()).st_size  # after the metas: a live owner lengthens the file first
-    needed = (max(metas)[1] + 1) * page
-    if size < needed and not _has_owner(path) and (wrong := verify_pages(path)):
-        raise CannotOpen(f"{file} is damaged: {size} bytes of {needed}, it was cut off: {wrong[0]}")
+    _check_pages(path, has_owner)  # a live owner has looked, and goes on writing
 
 
-def _page_size(head: bytes, file: Path) -> int:
-    if len(head) < 64:
-        raise CannotOpen(f"{file} is damaged: {len(head)} bytes, shorter than a meta page")
-    _check_meta_head(head, 0, file)
-    page: int = struct.unpack_from("=I", head, 40)[0]
-    if page not in _PAGE_SIZES:
-        raise CannotOpen(f"{file} is damaged: pages of {page} bytes")
-    return page
-
-
-def _check_meta_head(data: bytes, number: int, file: Path) -> None:
-    flags = struct.unpack_from("=H", data, 10)[0]
-    magic, version = struct.unpack_from("=II", data, 16)
-    if not flags & _META_FLAG or magic != _META_MAGIC:
-        # LMDB 1.0 has a longer page header; its magic is 8 bytes on.
-        if struct.unpack_from("=I", data, 24)[0] == _META_MAGIC:
-            raise FormatMismatch(f"{file} was written by LMDB 1.x, this program reads LMDB {GENERATION}.9: export it there")
-        raise CannotOpen(f"{file} is damaged: page {number} is no meta page of LMDB")
-    if version != _DATA_VERSIONS[GENERATION]:
-        raise FormatMismatch(f"{file} has LMDB data format {version}, this program reads {_DATA_VERSIONS[GENERATION]}")
-
-
-def _meta_page(data: bytes, number: int, file: Path, page: int) -> tuple[int, int]:
-    """(transaction, last page) of a meta page of LMDB 0.9 on a 64-bit machine."""
-    if len(data) < page:
-        raise CannotOpen(f"{file} is damaged: cut off inside meta page {number}")
-    _check_meta_head(data, number, file)
-    last, txnid = struct.unpack_from("=QQ", data, 136)
-    return txnid, last
+def _check_pages(path: Path, trusted: Callable[[Path], bool] = lambda path: False) -> None:
+    shape = read_shape(path)
+    if shape.size_bytes < shape.needed_bytes and not trusted(path) and (wrong := verify_pages(path)):
+        sizes = f"{shape.size_bytes} bytes of {shape.needed_bytes}"
+        raise CannotOpen(f"{path / DATA_FILE} is damaged: {sizes}, it was cut off: {wrong[0]}")
 
 
 def verify_pages(path: Path) -> list[str]:
-    """What is structurally wrong with the data file of an environment that nobody has open; empty = sound. Reads every
+    """What is structurally wrong with the data file of an environment that nobody writes to; empty = sound. Reads every
     page without LMDB, so nothing in the file can hurt; takes seconds per 100 MB. The records' own checks are not made."""
+    verify: Any = lmdb_verify.verify
     try:
-        return [str(problem) for problem in lmdb_verify.verify(str(path / DATA_FILE), subdir=False)]
+        return [str(problem) for problem in verify(str(path / DATA_FILE), subdir=False)]
     except lmdb_verify.VerifyError as error:
         return [str(error)]
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise CannotOpen(f"{path} cannot be opened: {error}") from error
 
 
 # --- transactions --------------------------------------------------------------------------------------------------
@@ -262,7 +234,7 @@ class LmdbEngine:
     """One environment on disk; see the protocol `Engine`. Made by `open`, `open_readonly` or, first, `create`.
 
     One open per path and process, one owner process per path; never used across a fork. A read transaction belongs to
-    the thread that opened it; write transactions to one thread only (see `store.writer`).
+    the thread that opened it; a write transaction is opened and ended on one thread (see `store.writer`).
     """
 
     def __init__(self, path: Path, env: Any, tables: Sequence[str], owner: int | None) -> None:
@@ -271,8 +243,19 @@ class LmdbEngine:
         self._env = env
         self._owner = owner
         self._pid = os.getpid()
-        self._fenced = False
-        self._dbs = {table: env.open_db(table.encode(), create=False) for table in self.tables}
+        self._over = ""
+        self._writing = threading.Lock()
+        self._reading = 0
+        self._dbs: dict[str, Any] = {}
+        for table in self.tables:
+            try:
+                self._dbs[table] = env.open_db(table.encode(), create=False)
+            except lmdb.NotFoundError:
+                raise CannotOpen(
+                    f"{path} has no table {table!r}: it is of another kind, or of another program"
+                ) from None
+        self._page_size_bytes: int = env.stat()["psize"]
+        self._size_bytes = 0
 
     # --- making and opening --------------------------------------------------------------------------------------
 
@@ -286,14 +269,203 @@ class LmdbEngine:
         map_size_bytes: int = MAP_SIZE_BYTES,
     ) -> None:
         """Make a new environment with what `fill` writes. On return it is durable under its name; after a crash it is
-        either whole or not there (a leftover of an earlier crash is removed). Raises `CannotOpen` if it exists."""
-        if path.exists():
-            raise CannotOpen(f"{path} exists already")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        env = _open_env(temporary, len(tables), map_size_bytes)
+        either whole or not there (a leftover of an earlier crash is removed). `tables` must have "meta", for the stamp.
+        Raises `CannotOpen` if the path exists, `CommitFailed` if there is no room, and whatever `fill` raises; then it
+        is not there."""
+        temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        with _opening(path), ExitStack() as undo:
+            make_directory(path.parent)
+            undo.enter_context(locked_directory(path.parent))  # or two makers remove each other's work
+            if path.exists():
+                raise CannotOpen(f"{path} exists already")
+            shutil.rmtree(temporary, ignore_errors=True)
+            undo.callback(shutil.rmtree, temporary, ignore_errors=True)
+            _make(temporary, tables, stamp, fill, map_size_bytes)
+            temporary.rename(path)
+            sync_directory(path.parent)
+
+    @classmethod
+    def open(
+        cls, path: Path, tables: Sequence[str], expected: Stamp | None, *, map_size_bytes: int = MAP_SIZE_BYTES
+    ) -> LmdbEngine:
+        """Open for writing, as the one owner. With `expected` None any stamp of this format will do. Raises
+        `CannotOpen`, `FormatMismatch`, `CorruptRecord`; then nothing was changed and nothing is held."""
+        if not path.is_dir():
+            raise CannotOpen(f"{path} does not exist: an empty peer may not vote; bootstrap makes a new one, once")
+        real = path.resolve()
+        if _open_paths.get(real) == os.getpid():
+            raise CannotOpen(f"{path} is open in this process already")
+        with _opening(path), ExitStack() as undo:
+            read_shape(path)  # no lock file is left in a directory that is no environment
+            owner = take_ownership(path)
+            undo.callback(os.close, owner)
+            _check_pages(path)
+            env = _open_env(path, len(tables), map_size_bytes, create=False)
+            undo.callback(env.close)
+            env.reader_check()
+            engine = cls(path, env, tables, owner)
+            with engine.read() as txn:
+                found = read_stamp(txn, str(path))
+            if expected is not None:
+                check_stamp(expected, found, str(path))
+            engine._lengthen()
+            undo.pop_all()
+        _open_paths[real] = os.getpid()
+        return engine
+
+    @classmethod
+    def open_readonly(cls, path: Path, tables: Sequence[str]) -> LmdbEngine:
+        """Open to look, beside a live owner (of another process) or not. Writes nothing but LMDB's reader table. Keep
+        transactions short: they pin pages. Raises `CannotOpen`, `FormatMismatch`."""
+        with _opening(path), ExitStack() as undo:
+            check_structure(path)
+            env = lmdb.open(
+                str(path), readonly=True, lock=True, create=False, max_dbs=len(tables), lib_version=GENERATION
+            )
+            undo.callback(env.close)
+            engine = cls(path, env, tables, None)
+            undo.pop_all()
+        return engine
+
+    # --- transactions --------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._over:
+            raise Fenced(f"{self.path} {self._over}")
+        if self._pid != os.getpid():
+            raise StoreError(
+                f"{self.path} was opened by process {self._pid}, this is {os.getpid()}: never across a fork"
+            )
+
+    def _begin_read(self) -> Any:
+        try:
+            return self._env.begin(buffers=False)
+        except lmdb.MapResizedError:  # its owner, another process, has a larger map
+            if self._reading:
+                raise
+            self._env.set_mapsize(0)
+            return self._env.begin(buffers=False)
+
+    @contextmanager
+    def read(self) -> Iterator[ReadTxn]:
+        """See `Engine.read`. `StoreError` when the table of readers is full."""
+        self._check()
+        try:
+            txn = self._begin_read()
+            view = _Txn(txn, self._dbs)
+            self._reading += 1
+            try:
+                yield view
+            finally:
+                self._reading -= 1
+                view.end()
+                txn.abort()
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+    @contextmanager
+    def write(self) -> Iterator[WriteTxn]:
+        """See `Engine.write`."""
+        self._check()
+        if not self._writing.acquire(blocking=False):
+            raise StoreError(f"{self.path}: a write transaction is open already; there is one at a time")
+        try:
+            thread = threading.get_ident()
+            txn = self._env.begin(write=True)
+            view = _WriteTxn(txn, self._dbs)
+            try:
+                yield view
+                # LMDB would take it, and deadlock the next writer.
+                assert threading.get_ident() == thread, "a transaction is committed by the thread that began it"
+                self._check()
+                self._commit(txn)
+            finally:
+                view.end()
+                txn.abort()  # nothing to do after a commit
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        finally:
+            self._writing.release()
+
+    def _commit(self, txn: Any) -> None:
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            # Not `fence()`: the loop's thread may be reading, and shall hear of this first.
+            self._over = f"is fenced: a commit to it failed: {error}"
+            raise CommitFailed(f"a commit to {self.path} failed: {error}") from error
+        self._lengthen()
+
+    def _lengthen(self) -> None:
+        """Give the file the length that its meta page speaks of (see the module); what is added reads as zeros, takes no
+        room and is not in use. No part of the commit: without it the next start only takes longer."""
+        needed = (self._env.info()["last_pgno"] + 1) * self._page_size_bytes
+        if needed > self._size_bytes:
+            with suppress(OSError):
+                file = self.path / DATA_FILE
+                if file.stat().st_size < needed:
+                    os.truncate(file, needed)
+                self._size_bytes = needed
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    def info(self) -> EngineInfo:
+        """See `Engine.info`. `free_pages` counts the pages of tables that are not open here as free."""
+        self._check()
+        try:
+            info, main = self._env.info(), self._env.stat()
+            with self._env.begin() as txn:
+                stats = [main, *(txn.stat(db) for db in self._dbs.values())]
+        except lmdb.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        in_use = 2 + sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        pages = info["last_pgno"] + 1
+        return EngineInfo(
+            info["map_size"],
+            pages * self._page_size_bytes,
+            info["last_txnid"],
+            max(0, pages - in_use),
+            info["num_readers"],
+            self._page_size_bytes,
+        )
+
+    def check_readers(self) -> int:
+        """Free the slots of readers whose process died; call on a timer. How many there were."""
+        self._check()
+        return int(self._env.reader_check())
+
+    def copy_to(self, path: Path) -> None:
+        """A consistent, compact copy in a new directory, for a look at leisure. Not durable. `CannotOpen` if the path
+        exists or there is no room."""
+        self._check()
+        with _opening(path):
+            path.mkdir(parents=True)
+            self._env.copy(str(path), compact=True)
+
+    def fence(self) -> None:
+        """See `Engine.fence`."""
+        self._over = self._over or "is fenced: its peer is dead"
+        self._dbs.clear()
+
+    def close(self) -> None:
+        """See `Engine.close`. While a commit hangs in another thread the files are left to the end of the process, and so
+        is the ownership: the commit may still happen."""
+        self._over = self._over or "is closed"
+        self._dbs.clear()
+        if self._writing.acquire(blocking=False):  # for good
+            self._env.close()
+            if self._owner is not None:
+                _open_paths.pop(self.path.resolve(), None)
+                os.close(self._owner)
+                self._owner = None
+
+
+def _make(
+    path: Path, tables: Sequence[str], stamp: Stamp, fill: Callable[[WriteTxn], Any], map_size_bytes: int
+) -> None:
+    path.mkdir()
+    env = _open_env(path, len(tables), map_size_bytes, create=True)
+    try:
         try:
             dbs = {table: env.open_db(table.encode()) for table in tables}
             with env.begin(write=True) as txn:
@@ -301,175 +473,22 @@ class LmdbEngine:
                 fill(_WriteTxn(txn, dbs))
         finally:
             env.close()
-        sync_directory(temporary)
-        temporary.rename(path)
-        sync_directory(path.parent)
-
-    @classmethod
-    def open(
-        cls, path: Path, tables: Sequence[str], expected: Stamp, *, map_size_bytes: int = MAP_SIZE_BYTES
-    ) -> LmdbEngine:
-        """Open for writing, as the one owner. Raises `CannotOpen`, `FormatMismatch`, `CorruptRecord`; then nothing was
-        changed."""
-        if not path.is_dir():
-            raise CannotOpen(f"{path} does not exist: an empty peer may not vote; bootstrap makes a new one, once")
-        check_structure(path)
-        real = path.resolve()
-        if _open_paths.get(real) == os.getpid():
-            raise CannotOpen(f"{path} is open in this process already")
-        owner = _take_ownership(path)
-        try:
-            env = _open_env(path, len(tables), map_size_bytes)
-            try:
-                env.reader_check()
-                engine = cls(path, env, tables, owner)
-                with engine.read() as txn:
-                    check_stamp(expected, read_stamp(txn, str(path)), str(path))
-            except (lmdb.Error, StoreError):
-                env.close()
-                raise
-        except lmdb.Error as error:
-            os.close(owner)
-            raise CannotOpen(f"{path} cannot be opened: {error}") from error
-        except StoreError:
-            os.close(owner)
-            raise
-        _open_paths[real] = os.getpid()
-        return engine
-
-    @classmethod
-    def open_readonly(cls, path: Path, tables: Sequence[str]) -> LmdbEngine:
-        """Open to look, beside a live owner or not. Writes nothing but LMDB's reader table. Raises `CannotOpen`."""
-        check_structure(path)
-        try:
-            env = lmdb.open(
-                str(path), readonly=True, lock=True, create=False, max_dbs=len(tables), lib_version=GENERATION
-            )
-            return cls(path, env, tables, None)
-        except lmdb.Error as error:
-            raise CannotOpen(f"{path} cannot be opened: {error}") from error
-
-    # --- transactions --------------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if self._fenced:
-            raise Fenced(f"{self.path} is fenced: its peer is dead")
-        if self._pid != os.getpid():
-            raise StoreError(
-                f"{self.path} was opened by process {self._pid}, this is {os.getpid()}: never across a fork"
-            )
-
-    @contextmanager
-    def read(self) -> Iterator[ReadTxn]:
-        """See `Engine.read`."""
-        self._check()
-        try:
-            txn = self._env.begin(buffers=False)
-        except lmdb.MapResizedError:  # another process, the owner, has a larger map
-            self._env.set_mapsize(0)
-            txn = self._env.begin(buffers=False)
-        try:
-            yield _Txn(txn, self._dbs)
-        except lmdb.Error as error:
-            raise StoreError(f"{self.path}: {error}") from error
-        finally:
-            txn.abort()
-
-    @contextmanager
-    def write(self) -> Iterator[WriteTxn]:
-        """See `Engine.write`."""
-        self._check()
-        txn = self._env.begin(write=True)
-        done = False
-        try:
-            yield _WriteTxn(txn, self._dbs)
-            done = True
-        except lmdb.Error as error:
-            raise StoreError(f"{self.path}: {error}") from error
-        finally:
-            if not done:
-                txn.abort()
-        self._commit(txn)
-
-    def _commit(self, txn: Any) -> None:
-        if self._fenced:
-            txn.abort()
-            self._check()
-        try:
-            txn.commit()
-        except lmdb.Error as error:
-            self.fence()
-            raise CommitFailed(f"a commit to {self.path} failed: {error}") from error
-
-    # --- the rest ------------------------------------------------------------------------------------------------
-
-    def info(self) -> EngineInfo:
-        """See `Engine.info`."""
-        self._check()
-        info = self._env.info()
-        stat = self._env.stat()
-        used = (info["last_pgno"] + 1) * stat["psize"]
-        return EngineInfo(info["map_size"], used, info["last_txnid"], 0, info["num_readers"])
-
-    def check_readers(self) -> int:
-        """Free the slots of readers whose process died; call on a timer. How many there were."""
-        self._check()
-        return int(self._env.reader_check())
-
-    def damaged(self, table: str) -> Iterator[tuple[bytes, str]]:
-        """(key, what is wrong) of every record that fails its check. For inspection; a good table gives nothing."""
-        self._check()
-        with self._env.begin(buffers=False) as txn, txn.cursor(db=self._dbs[table]) as cursor:
-            for key, record in cursor:
-                try:
-                    open_record(table, key, record)
-                except CorruptRecord as error:
-                    yield key, error.why
-
-    def fence(self) -> None:
-        """See `Engine.fence`."""
-        self._fenced = True
-
-    def close(self) -> None:
-        """Close the files. Idempotent; no transaction may be open."""
-        self._fenced = True
-        if self._owner is not None:
-            _open_paths.pop(self.path.resolve(), None)
-            with suppress(OSError):
-                os.close(self._owner)
-            self._owner = None
-        self._env.close()
+        sync_file(path / DATA_FILE)
+        sync_directory(path)
+    except (lmdb.Error, OSError) as error:
+        raise CommitFailed(f"{path} could not be filled: {error}") from error
 
 
-def _open_env(path: Path, tables: int, map_size_bytes: int) -> Any:
+def _open_env(path: Path, tables: int, map_size_bytes: int, *, create: bool) -> Any:
     return lmdb.open(
         str(path),
         map_size=map_size_bytes,
         max_dbs=tables,
         max_readers=MAX_READERS,
         lib_version=GENERATION,
+        create=create,
         metasync=True,
         sync=True,
         writemap=False,
         map_async=False,
     )
-
-
-def _take_ownership(path: Path) -> int:
-    """The peer's lock, held while the process lives."""
-    owner = os.open(path / OWNER_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(owner)
-        raise CannotOpen(f"{path} is in use by another process") from error
-    return owner
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

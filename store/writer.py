@@ -3,6 +3,8 @@
 A job is a closure that runs between begin and commit; no write transaction spans an await, and none runs on the event
 loop, which never waits for an fsync. LMDB binds a write transaction to its thread, so it must be one thread of our own
 and not one of a pool. Outcomes come back through `TrioToken.run_sync_soon`, many at a time.
+
+Law: outcomes are reported in order of submission, and nothing after the first failure. A job is not retried.
 """
 
 from __future__ import annotations
@@ -15,9 +17,12 @@ from typing import Any, TypeVar
 
 import trio
 
-from store.engine import Engine, Fenced, WriteTxn
+from store.engine import Engine, WriteTxn
 
 T = TypeVar("T")
+
+CLOSE_S = 5.0
+"""How long `close` waits for the job in progress."""
 
 _Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any]]
 
@@ -25,7 +30,8 @@ _Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any]]
 class ThreadWriter:
     """See the protocol `Writer`. Made inside `trio.run`; all its methods belong to the loop's thread.
 
-    `on_fatal(exception)` is called on the loop's thread when a job or its commit raised; the peer must die then.
+    `on_fatal(exception)` is called once, on the loop's thread, when a job or its commit raised; writer and engine are
+    fenced by then, and the peer must die. A commit that never returns is not noticed here: watch `busy_since`.
     """
 
     def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], Any], *, name: str = "writer") -> None:
@@ -33,11 +39,14 @@ class ThreadWriter:
         self._on_fatal = on_fatal
         self._token = trio.lowlevel.current_trio_token()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # Submission times of the jobs that are not reported yet, the oldest first.
         self._submitted: deque[float] = deque()
+        self._reported = 0
+        # Filled by the thread, emptied by the loop; a deque needs no lock for that.
         self._done: deque[tuple[Callable[[Any], Any], Any]] = deque()
         self._fenced = False
-        self._idle = trio.Event()
-        self._idle.set()
+        self._closing = False
+        self._drainers = trio.lowlevel.ParkingLot()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -52,64 +61,72 @@ class ThreadWriter:
         return self._submitted[0] if self._submitted else None
 
     def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
-        """See `Writer.submit`."""
-        if self._fenced:
+        """See `Writer.submit`. After `close` it is dropped too."""
+        if self._fenced or self._closing:
             return
-        if not self._submitted:
-            self._idle = trio.Event()
         self._submitted.append(trio.current_time())
         self._jobs.put((job, on_done))
 
+    # --- on the thread -------------------------------------------------------------------------------------------
+
     def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
+        while (item := self._jobs.get()) is not None and not (self._closing or self._fenced):
             job, on_done = item
             try:
                 with self._engine.write() as txn:
                     result = job(txn)
-            except Fenced:
-                return
             except BaseException as error:  # noqa: BLE001  # tidy: whatever stops a commit is fatal to the peer
-                self._call_soon(self._fatal, error)
+                self._call_soon(self._fail, error)
                 return
             self._done.append((on_done, result))
-            self._call_soon(self._report)
+            if not self._call_soon(self._report):
+                return
 
-    def _call_soon(self, call: Callable[..., Any], *args: Any) -> None:
+    def _call_soon(self, call: Callable[..., Any], *args: Any) -> bool:
+        """False if the loop has ended: then nobody is there to hear of it."""
         try:
             self._token.run_sync_soon(call, *args, idempotent=not args)
         except trio.RunFinishedError:
-            self._fenced = True  # nobody is there to hear of it
+            return False
+        return True
+
+    # --- on the loop ---------------------------------------------------------------------------------------------
 
     def _report(self) -> None:
-        while self._done:
+        while self._done and not (self._fenced or self._closing):
             on_done, result = self._done.popleft()
-            if self._fenced:
-                return
             self._submitted.popleft()
-            if not self._submitted:
-                self._idle.set()
+            self._reported += 1
+            self._drainers.unpark_all()
             on_done(result)
 
-    def _fatal(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._report()
-        if not self._fenced:
-            self.fence()
-            self._on_fatal(error)
+        if self._fenced:
+            return  # the peer is dead already, and that may be why the job failed
+        self.fence()
+        self._on_fatal(error)
 
     def fence(self) -> None:
-        """See `Writer.fence`."""
+        """See `Writer.fence`. Idempotent."""
         self._fenced = True
         self._engine.fence()
         self._submitted.clear()
-        self._idle.set()
+        self._done.clear()
+        self._jobs.put(None)
+        self._drainers.unpark_all()
 
     async def drain(self) -> None:
-        """See `Writer.drain`."""
-        while self._submitted and not self._fenced:
-            await self._idle.wait()
+        """See `Writer.drain`; returns at a `close` too. May be cancelled; the jobs go on."""
+        target = self._reported + len(self._submitted)
+        while self._reported < target and not (self._fenced or self._closing):
+            await self._drainers.park()
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """See `Writer.close`. Waits for the job in progress, at most a few seconds (a hung disk is left to its fate)."""
+        """See `Writer.close`; `drain` first to lose nothing. Waits for the job in progress, at most `CLOSE_S` (a hung disk
+        is left to its fate). No `on_done` is called any more; a failure of that job still is reported."""
+        self._closing = True
         self._jobs.put(None)
-        self._thread.join(timeout=5.0)
+        self._drainers.unpark_all()
+        self._thread.join(timeout=CLOSE_S)

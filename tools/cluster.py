@@ -54,6 +54,10 @@ class ClusterError(Exception):
     """The cluster is not as it would have to be for what was asked. One line for the user."""
 
 
+class UnknownPeer(ClusterError):
+    """A name that no peer of the cluster has."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a new cluster is to consist of: `ctrl_peers` controllers and `groups` shard groups of `replicas` peers.
@@ -107,7 +111,7 @@ class LocalCluster:
         if name not in self.processes:
             names = self.manifest.names()
             if name not in names:
-                raise ClusterError(f"there is no peer {name!r}: the peers are {', '.join(names)}")
+                raise UnknownPeer(f"there is no peer {name!r}: the peers are {', '.join(names)}")
             self.processes[name] = PeerProcess(name, self.folder)
         return self.processes[name]
 
@@ -129,7 +133,7 @@ class LocalCluster:
         numbers = split_name(name)
         manifest = self.manifest
         if numbers is None or name not in manifest.names():
-            raise ClusterError(f"there is no peer {name!r}: the peers are {', '.join(manifest.names())}")
+            raise UnknownPeer(f"there is no peer {name!r}: the peers are {', '.join(manifest.names())}")
         return numbers
 
     def running(self, gid: int | None = None) -> list[str]:

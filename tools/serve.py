@@ -36,6 +36,7 @@ from tools.settings import PeerSettings, SettingsError, address_text, read_setti
 
 if TYPE_CHECKING:
     import trio
+
     from shardkv.host import PeerSpec
 
 OK, DEFECT, USAGE, STORAGE, ADDRESS = range(5)
@@ -202,7 +203,7 @@ def lost_text(name: str, directory: Path) -> str:
     """What to tell about a peer whose data directory is missing or empty."""
     return (
         f"{name}: its data directory {directory} is missing or empty. It is not made again, because the peer has made "
-        "promises that only that directory knows: put it back as it was"
+        "promises that only that directory knows: put it back as it was (only a peer that never ran is made, by --new)"
     )
 
 

@@ -255,19 +255,20 @@ class SimTransport:
         if net.rng.random() < (conditions.request_loss if request else conditions.reply_loss):
             return
         copies = 2 if conditions.duplicate and net.rng.random() < conditions.duplicate else 1
+        aimed = net.hosts.get(target)  # not its successor, if it dies meanwhile
         for _ in range(copies):
-            net.later(net.delay(source, target), lambda: self._arrive(target, sender, to, data))
+            net.later(net.delay(source, target), lambda: self._arrive(aimed, sender, to, data))
 
-    def _arrive(self, target: str, sender: int, to: int, data: bytes) -> None:
-        host = self.net.hosts.get(target)
-        if host is None or not host.alive or not self.host.alive or not self.net.reaches(self.host.name, target):
+    def _arrive(self, host: SimHost | None, sender: int, to: int, data: bytes) -> None:
+        if host is None or not host.alive or not self.host.alive or not self.net.reaches(self.host.name, host.name):
             return
         sink = host.sinks.get((self.gid, to))
         if sink is None:
             return
-        host.received += 1
-        self.net.on_event("message", trio.current_time(), self.host.name, target, data)
-        sink([Envelope(sender, to, decode_message(loads(data)))])
+        message = decode_message(loads(data))
+        host.received += int(isinstance(message, PeerRequest))
+        self.net.on_event("message", trio.current_time(), self.host.name, host.name, data)
+        sink([Envelope(sender, to, message)])
 
 
 class SimRpcClient:
@@ -330,17 +331,17 @@ class _Call:
         """Send the request."""
         net, source, target = self.net, self.host.name, self.address
         net.bytes_total += len(self.data)
+        aimed = net.hosts.get(target)  # not its successor, if it dies meanwhile
         delay_s = net.delay(source, target)
         if net.rng.random() < net.conditions_of(source, target).request_loss:
             self._fail("the request was lost", sent=True, after_s=delay_s)
         else:
-            net.later(delay_s, self._arrive)
+            net.later(delay_s, lambda: self._arrive(aimed))
 
-    def _arrive(self) -> None:
+    def _arrive(self, server: SimHost | None) -> None:
         net, source = self.net, self.host.name
         if not self.host.alive:
             return
-        server = net.hosts.get(self.address)
         if server is None or not server.alive or server.requests is None or not net.reaches(source, self.address):
             unreachable_s = net.conditions_of(source, self.address).unreachable_s
             self._fail("unreachable", sent=False, after_s=net.rng.uniform(*unreachable_s))

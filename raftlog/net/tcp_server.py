@@ -178,12 +178,12 @@ class TcpServer:
                 if self.connections > self._limits.connections_max:
                     self._troubles(f"more than {self._limits.connections_max} connections: a new one is closed")
                     return
-                # OSError: it may be gone already.
-                with suppress(trio.BrokenResourceError, OSError):
+                with suppress(OSError):  # it may be gone already: then reading says so
                     who = _name(stream)
                     tune(stream, self._limits.silence_s)
+                with suppress(trio.BrokenResourceError):
                     await self._talk(stream, who)
-        except CodecError as error:
+        except FrameError as error:
             self._troubles(f"the connection of {who} is closed: {error}", str(error))
         finally:
             self.connections -= 1
@@ -236,12 +236,15 @@ class TcpServer:
     async def _from_peer(self, stream: trio.SocketStream, deframer: Deframer, hello: Hello) -> None:
         assert self._envelopes is not None
         while data := await stream.receive_some(RECEIVE_BYTES):
-            bodies = deframer.feed(bytes(data))
-            if not bodies:
+            try:
+                messages = [m for body in deframer.feed(bytes(data)) for m in decode_messages(body)]
+            except CodecError as error:
+                raise FrameError(f"peer {hello.sender}: {error}") from error
+            if not messages:
                 continue
             if reason := self._reason_against_member(hello):  # the membership may have changed since the handshake
                 raise FrameError(reason)
-            self._envelopes([Envelope(hello.sender, self._me, m) for body in bodies for m in decode_messages(body)])
+            self._envelopes([Envelope(hello.sender, self._me, message) for message in messages])
 
     async def _from_client(self, stream: trio.SocketStream, deframer: Deframer, who: str) -> None:
         self.clients += 1
@@ -251,10 +254,6 @@ class TcpServer:
                 nursery.start_soon(client.write, stream)
                 try:
                     await self._read_requests(stream, deframer, client)
-                except CodecError as error:
-                    client.cut(str(error))
-                except trio.BrokenResourceError:
-                    pass
                 finally:
                     client.closed = True
                 nursery.cancel_scope.cancel()
@@ -262,16 +261,21 @@ class TcpServer:
             self.clients -= 1
 
     async def _read_requests(self, stream: trio.SocketStream, deframer: Deframer, client: _Client) -> None:
-        while data := await stream.receive_some(RECEIVE_BYTES):
-            requests: list[Request] = [
-                _TcpRequest(client, number, method, args)
-                for body in deframer.feed(bytes(data))
-                for number, method, args in decode_requests(body)
-            ]
-            if requests:
-                client.outstanding += len(requests)
-                self._requests(requests)
-                await client.wait_room()
+        with suppress(trio.BrokenResourceError):
+            while data := await stream.receive_some(RECEIVE_BYTES):
+                try:
+                    requests: list[Request] = [
+                        _TcpRequest(client, number, method, args)
+                        for body in deframer.feed(bytes(data))
+                        for number, method, args in decode_requests(body)
+                    ]
+                except CodecError as error:
+                    client.cut(str(error))
+                    return
+                if requests:
+                    client.outstanding += len(requests)
+                    self._requests(requests)
+                    await client.wait_room()
 
 
 async def _first_frame(stream: trio.SocketStream, deframer: Deframer) -> bytes | None:

@@ -187,7 +187,7 @@ class Chaos:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.fault_s = world.rng.choice((0.1, 0.3, 1.0))
+        self.fault_s = world.rng.choice((0.2, 0.7, 2.0))
 
     def run(self, seconds: float) -> None:
         world, rng = self.world, self.world.rng

@@ -9,7 +9,18 @@ from typing import Any
 
 import click
 
-from tools.cli.common import dir_option, json_option, one_line_errors, put_out, run, tell
+from tools.cli.common import (
+    UNREACHABLE,
+    USAGE,
+    dir_option,
+    fail,
+    json_option,
+    one_line_errors,
+    put_out,
+    put_table,
+    run,
+    tell,
+)
 
 
 def _cluster(folder: Path) -> Any:
@@ -41,9 +52,12 @@ def up(ctrl_peers: int, groups: int, replicas: int, store: str, detach: bool, fo
 
     from tools.cluster import Layout
 
-    async def work(cluster: Any) -> None:
-        peers = 1 if store == "kvsrv" else ctrl_peers
+    with one_line_errors():
+        _check_layout(folder)
+        peers = 1 if store == "kvsrv" and not _given("ctrl_peers") else ctrl_peers
         layout = Layout(ctrl_peers=peers, groups=groups, replicas=replicas, store=store)
+
+    async def work(cluster: Any) -> None:
         report = await cluster.up(layout)
         if as_json:
             put_out({"started": report.started, "running": report.running, "troubles": report.troubles})
@@ -58,8 +72,32 @@ def up(ctrl_peers: int, groups: int, replicas: int, store: str, detach: bool, fo
             finally:
                 with trio.CancelScope(shield=True):
                     await cluster.down()
+        elif report.troubles:
+            sys.exit(UNREACHABLE)
 
     _do(folder, work)
+
+
+def _given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
+
+
+def _check_layout(folder: Path) -> None:
+    """A cluster that is there already is as it was made: an option that says otherwise is a mistake."""
+    from tools.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    there = {"ctrl_peers": len(manifest.controllers), "store": manifest.store}
+    there["groups"] = sum(gid > 0 and group.active for gid, group in manifest.groups.items())
+    there["replicas"] = max(len(group.addresses) for gid, group in manifest.groups.items() if gid)
+    for option, value in there.items():
+        asked = click.get_current_context().params[option]
+        if _given(option) and asked != value:
+            name = f"--{option.replace('_', '-')}"
+            fail(f"{name} {asked}: the cluster in {folder} was made with {value}, and `up` does not change it", USAGE)
 
 
 @click.command()
@@ -100,14 +138,14 @@ def status(folder: Path, as_json: bool) -> None:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
+    from rich import box
     from rich.table import Table
 
-    table = Table(*_COLUMNS)
+    table = Table(*_COLUMNS, box=box.SIMPLE, pad_edge=False)
     for row in rows:
         cells = [row.get(column) for column in _COLUMNS]
         table.add_row(*("" if c is None else f"{c[0]}:{c[1]}" if isinstance(c, list) else str(c) for c in cells))
-    Console(highlight=False).print(table)
+    put_table(table)
 
 
 @click.group()

@@ -49,7 +49,7 @@ def one_line_errors() -> Iterator[None]:
     from raftlog.net.base import NetworkError
     from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
     from store.engine import StoreError
-    from tools.cluster import ClusterError
+    from tools.cluster import ClusterError, UnknownPeer
     from tools.processes import ProcessError
     from tools.settings import SettingsError
 
@@ -59,7 +59,7 @@ def one_line_errors() -> Iterator[None]:
         match leaf := _leaf(error):
             case NoKey() | VersionMismatch():
                 code = NEGATIVE
-            case Refused() | CodecError() | SettingsError():
+            case Refused() | CodecError() | SettingsError() | UnknownPeer():
                 code = USAGE
             case Maybe():
                 code = MAYBE
@@ -187,3 +187,15 @@ def printable(data: bytes) -> str:
 def raw(text: str) -> bytes:
     """The bytes of an argument, as the shell gave them."""
     return os.fsencode(text)
+
+
+def key_of(text: str) -> str | bytes:
+    """A key from an argument: as text if it is one, so that messages show it so."""
+    return text if text.isprintable() else raw(text)
+
+
+def put_table(table: Any) -> None:
+    """A `rich` table; as wide as it likes where nobody looks at a terminal."""
+    from rich.console import Console
+
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)

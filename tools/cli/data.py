@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from tools.cli.common import client_options, printable, put_out, raw, run, seeds_of, text_fields
+from tools.cli.common import client_options, key_of, printable, put_out, raw, run, seeds_of, text_fields
 
 if TYPE_CHECKING:
     from shardkv import Clerk
@@ -46,15 +46,11 @@ def get(key: str, folder: Path, connect: str | None, deadline: float | None, as_
 
     JSON keys: key, value, version; key_base64 or value_base64 instead for what is not UTF-8. Exit code 1: no such key.
     """
-    value, version = _with_clerk(folder, connect, deadline, lambda kv: kv.get(raw(key)))
+    value, version = _with_clerk(folder, connect, deadline, lambda kv: kv.get(key_of(key)))
     if as_json:
         put_out({**text_fields("key", raw(key)), **text_fields("value", value), "version": version})
         return
-    out = click.get_binary_stream("stdout")
-    out.write(value)
-    if sys.stdout.isatty():
-        out.write(b"\n")
-    out.flush()
+    click.echo(value, nl=sys.stdout.isatty())
 
 
 @click.command()
@@ -78,8 +74,8 @@ def put(
 
     JSON keys: key, version. Exit codes: 1 the key has another version, 4 it may have been stored.
     """
-    data = click.get_binary_stream("stdin").read() if value == "-" else raw(value)
-    new = _with_clerk(folder, connect, deadline, lambda kv: kv.put(raw(key), data, version))
+    data = sys.stdin.buffer.read() if value == "-" else raw(value)
+    new = _with_clerk(folder, connect, deadline, lambda kv: kv.put(key_of(key), data, version))
     if as_json:
         put_out({**text_fields("key", raw(key)), "version": new})
     else:
@@ -100,7 +96,7 @@ def delete(
 
     JSON keys: key, version. Exit codes: 1 no such key or another version, 4 it may have been deleted.
     """
-    old = _with_clerk(folder, connect, deadline, lambda kv: kv.delete(raw(key), version))
+    old = _with_clerk(folder, connect, deadline, lambda kv: kv.delete(key_of(key), version))
     if as_json:
         put_out({**text_fields("key", raw(key)), "version": old})
     else:

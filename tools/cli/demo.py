@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from tools.cli.common import NEGATIVE, fail, json_option, put_out, run
+from tools.cli.common import NEGATIVE, fail, json_option, put_out, put_table, run
 
 # Seconds and RPCs that others reach: the seed write-up (Go, in-process network, no disk), the best Go solution found.
 PUBLISHED = {3: ("32.4", "9007", "4.8-5.0", "1335-1347"), 5: ("51.2", "9580", "4.3-4.9", "1738-1786")}
@@ -72,7 +72,6 @@ def _one(peers: int, store: str, down: str, keep: bool, as_json: bool) -> dict[s
 
 
 def _table(outcomes: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -83,4 +82,4 @@ def _table(outcomes: list[dict[str, Any]]) -> None:
         query = f"{outcome['query_seconds'] * 1000:.1f}"
         row = [str(outcome["peers"]), outcome["down"], f"{outcome['seconds']:.2f}", str(outcome["rpcs"]), query]
         table.add_row(*row, f"{outcome['recovery_seconds']:.2f}", *known)
-    Console(highlight=False).print(table)
+    put_table(table)

@@ -7,58 +7,58 @@ from pathlib import Path
 
 import click
 
-from tools.cli.common import USAGE, dir_option, fail, json_option, one_line_errors, put_out
+from tools.cli.common import USAGE, fail, json_option, one_line_errors, put_out
 
 
 @click.command()
-@click.option("--controllers", required=True, metavar="HOST:PORT,...", help="Where the controllers will listen.")
+@click.option("--out", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where to.")
+@click.option(
+    "--ctrl", "controllers", multiple=True, required=True, metavar="HOST:PORT", help="A controller; each one."
+)
 @click.option(
     "--group",
     "groups",
     multiple=True,
     required=True,
-    metavar="GID=HOST:PORT,...",
-    help="A shard group and where its peers will listen; once for each group.",
+    metavar="HOST:PORT,...",
+    help="The peers of a shard group; once for each group. They are numbered from 1 in this order.",
 )
 @click.option("--store", type=click.Choice(["kvraft", "kvsrv"]), default="kvraft", show_default=True)
 @click.option("--insecure", is_flag=True, help="Allow addresses other than loopback: there is no TLS yet.")
-@dir_option
 @json_option
-def init(controllers: str, groups: tuple[str, ...], store: str, insecure: bool, folder: Path, as_json: bool) -> None:
-    """Write one TOML file per peer, with a common cluster id, and cluster.toml for the clients, into --dir.
+def init(
+    folder: Path, controllers: tuple[str, ...], groups: tuple[str, ...], store: str, insecure: bool, as_json: bool
+) -> None:
+    """Write one TOML file per peer, with a common cluster id, and cluster.toml for the clients, into --out.
 
     Copy each file to its machine, and there run `shardkv serve --new FILE` the first time, and `shardkv serve FILE` ever
-    after. When they run, `shardkv ctrl join GID` makes the first configuration. cluster.toml serves every client.
+    after. When they run, `shardkv ctrl join 1` makes the first configuration. With cluster.toml in a folder on any
+    machine, that folder is the --dir of the commands there.
 
     \b
     Example:
-      shardkv init --dir cluster --insecure \\
-          --controllers 10.0.0.1:7000,10.0.0.2:7000,10.0.0.3:7000 \\
-          --group 1=10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001
+      shardkv init --out three --insecure \\
+          --ctrl 10.0.0.1:7000 --ctrl 10.0.0.2:7000 --ctrl 10.0.0.3:7000 \\
+          --group 10.0.0.1:7100,10.0.0.2:7100,10.0.0.3:7100
 
     JSON keys: cluster, files [path].
     """
     from tools.manifest import FILE, GroupSpec, Manifest, new_cluster_id, write_manifest
 
-    specs = {0: GroupSpec.fresh(_addresses("--controllers", controllers, insecure))}
-    for text in groups:
-        number, _, addresses = text.partition("=")
-        if not (number.isascii() and number.isdecimal() and 1 <= int(number[:11]) <= 1 << 31 and addresses):
-            fail(f"--group: {text!r} is not like 1=10.0.0.1:7001,10.0.0.2:7001", USAGE)
-        if int(number) in specs:
-            fail(f"--group: group {number} is there twice", USAGE)
-        specs[int(number)] = GroupSpec.fresh(_addresses(f"--group {number}", addresses, insecure))
+    specs = {0: GroupSpec.fresh(_addresses("--ctrl", ",".join(controllers), insecure))}
+    for gid, text in enumerate(groups, 1):
+        specs[gid] = GroupSpec.fresh(_addresses("--group", text, insecure))
     everywhere = [address for spec in specs.values() for address in spec.addresses]
     if len(set(everywhere)) != len(everywhere):
         twice = next(address for address in everywhere if everywhere.count(address) > 1)
         fail(f"{twice} is the address of two peers", USAGE)
     if store == "kvsrv" and len(specs[0].addresses) != 1:
-        fail(f"--controllers: a kvsrv is one server, not {len(specs[0].addresses)}", USAGE)
-    manifest = Manifest(new_cluster_id(), dict(sorted(specs.items())), store=store, local=False, insecure=insecure)
+        fail(f"--ctrl: a kvsrv is one server, not {len(specs[0].addresses)}", USAGE)
+    manifest = Manifest(new_cluster_id(), specs, store=store, local=False, insecure=insecure)
     with one_line_errors():
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / FILE).exists():
-            fail(f"{folder / FILE} exists already: a cluster is made once; use another --dir", USAGE)
+            fail(f"{folder / FILE} exists already: a cluster is made once; use another --out", USAGE)
         for gid in manifest.groups:
             manifest.write_settings(folder, gid)
         write_manifest(folder, manifest)

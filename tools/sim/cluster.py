@@ -110,18 +110,20 @@ class SimCluster:
             self.store = SimGroup(world, 0, controllers, KvMachine, config=config, limits=limits, service=serve)
 
     def _serve(self, group: SimGroup, peer: int, alive: SimPeer) -> None:
+        server = alive.server
+        assert server is not None
         rpc = self.world.net.rpc(alive.host)
         nonce = self.world.rng("nonce", alive.host.name, alive.node.core.state.boot).randbytes(12)
         service = ControllerService(
             alive.node,
-            alive.server.machine,
+            server.machine,
             self._group_of(rpc, alive.host.name),
-            alive.server.not_leader,
+            server.not_leader,
             nonce=nonce,
             shards=self.shards,
             wall_ms=self.world.wall_ms,
         )
-        alive.server.extra = lambda request: None if service.on_request(request) else request.reply([12, "unknown"])
+        server.extra = lambda request: None if service.on_request(request) else request.reply([12, "unknown"])
         alive.tasks.append(service.run)
 
     def _group_of(self, rpc: RpcClient, name: str) -> Any:

@@ -11,12 +11,14 @@ import trio
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
 from raftlog.durable import LOG_TABLES, fill_log, fill_state, recover, state_tables
+from raftlog.machine import StateMachine
 from raftlog.net.sim import SimHost
 from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
 from raftlog.types import Member, Membership
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
+from store.engine import Fenced
 from store.memory_engine import MemoryEngine
 from tools.sim.disk import SimWriter
 from tools.sim.world import World
@@ -33,7 +35,8 @@ class SimPeer:
 
     host: SimHost
     node: Node
-    server: GroupServer
+    machine: StateMachine
+    server: GroupServer | None
     log: SimWriter
     state: SimWriter
     scope: trio.CancelScope
@@ -55,7 +58,7 @@ class SimGroup:
         world: World,
         gid: int,
         peers: int,
-        machine: Callable[[], VersionedMachine],
+        machine: Callable[[], StateMachine],
         *,
         config: RaftConfig | None = None,
         limits: NodeLimits | None = None,
@@ -121,21 +124,27 @@ class SimGroup:
             lease_reads=self.lease_reads,
         )
         transport.listen(peer, node.deliver)
-        server = GroupServer(node, machine, self.names.get)
-        host.requests = server.on_requests
-        alive = SimPeer(host, node, server, log, state, trio.CancelScope())
+        server = None
+        if isinstance(machine, VersionedMachine):
+            server = GroupServer(node, machine, self.names.get)
+            host.requests = server.on_requests
+        alive = SimPeer(host, node, machine, server, log, state, trio.CancelScope())
         self.peers[peer] = alive
         world.nursery.start_soon(self._run, alive)
         if self.service is not None:
             self.service(self, peer, alive)
 
     async def _run(self, peer: SimPeer) -> None:
-        with peer.scope:
-            async with trio.open_nursery() as nursery:
-                for task in peer.tasks:
-                    nursery.start_soon(task)
-                await peer.node.run()
-                nursery.cancel_scope.cancel()
+        try:
+            with peer.scope:
+                async with trio.open_nursery() as nursery:
+                    for task in peer.tasks:
+                        nursery.start_soon(task)
+                    await peer.node.run()
+                    nursery.cancel_scope.cancel()
+        except* Fenced:
+            if peer.host.alive:  # a dead one's last turn before its cancellation reaches nothing: as it must be
+                raise
 
     def crash(self, *peers: int) -> None:
         """Kill these peers (all without arguments): what was not durable is lost."""
