@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from raftlog.codec import dumps
-from raftlog.machine import Refusal, plain
+from raftlog.machine import Refusal, StateMachine, plain
 from raftlog.net.sim import LONG_DELAYS, UNRELIABLE, NetConditions
 from raftlog.node import Node, NodeLimits
 from raftlog.types import EntryKind, LogId
@@ -93,16 +93,23 @@ def client_index(node: Node, index: int) -> int:
 class RaftLab:
     """A group of peers with the labs' helpers."""
 
-    def __init__(self, world: World, peers: int, *, unreliable: bool = False, snapshots: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        peers: int,
+        *,
+        unreliable: bool = False,
+        snapshots: bool = False,
+        machine: Callable[[], StateMachine] | None = None,
+        limits: NodeLimits | None = None,
+    ) -> None:
         self.world = world
         self.peers = peers
         self.set_network(unreliable)
         self.committed: dict[int, bytes] = {}
-        self._last_applied: dict[int, int] = {}
         self.connected = [True] * peers
-        self._made = 0
-        limits = SNAPSHOT_LIMITS if snapshots else PLAIN_LIMITS
-        self.group = SimGroup(world, 0, peers, self._machine, limits=limits)
+        chosen = limits or (SNAPSHOT_LIMITS if snapshots else PLAIN_LIMITS)
+        self.group = SimGroup(world, 0, peers, machine or self._machine, limits=chosen)
         self.group.start()
 
     def set_network(self, unreliable: bool, **changes: Any) -> None:

@@ -1,4 +1,4 @@
-"""Lab 3 by the names of the originals."""
+"""Lab 3 and the replicated state machine of lab 4, by the names of the originals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.scenarios import raft_agree, raft_persist
+from tools.scenarios import raft_agree, raft_persist, rsm
 from tools.sim.world import simulate
 
 SEED = 3
@@ -15,4 +15,9 @@ LIMIT_S = 120.0
 
 @pytest.mark.parametrize("scenario", raft_agree.SCENARIOS + raft_persist.SCENARIOS, ids=lambda s: s.__name__)
 def test_lab_3(scenario: Any) -> None:
+    simulate(scenario, seed=SEED, limit_s=LIMIT_S)
+
+
+@pytest.mark.parametrize("scenario", rsm.SCENARIOS, ids=lambda s: s.__name__)
+def test_lab_4(scenario: Any) -> None:
     simulate(scenario, seed=SEED, limit_s=LIMIT_S)
