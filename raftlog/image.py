@@ -1,9 +1,10 @@
 """Images of the state machine for a peer that is behind the purge base (section 7).
 
-The sender reads one snapshot of its live slot in pieces of bounded size; a piece is found again from where it began, so
-any piece can be sent again while the snapshot is open. An image's name is (sender's incarnation, applied position); a
-transfer goes on where it stopped, within one name only. The receiver stages pieces in small transactions in the slot
-that is not live, checks the state hash against the sender's, and installs in the steps of `raftlog.durable`.
+The sender (`image_sender`) reads one snapshot of its live slot in pieces of bounded size; a piece is found again from
+where it began, so any piece can be sent again while the snapshot is open. An image's name is (sender's incarnation,
+applied position); a transfer goes on where it stopped, within one name only. The receiver stages pieces in small
+transactions in the slot that is not live, checks the state hash against the sender's, and installs in the steps of
+`raftlog.durable`.
 
 A piece's data is CBOR `[state hash, [[table, key, payload], ...]]`. At most one image goes out and one comes in
 at a time; each piece is acknowledged before the next is sent.
@@ -13,13 +14,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raftlog.codec import CodecError, array, dumps, loads
 from raftlog.durable import read_applied, read_slot, write_flip, write_intent, write_reset
 from raftlog.machine import StateMachine
-from raftlog.messages import Envelope, ImageChunk, ImageReply
+from raftlog.messages import Envelope, ImageChunk
 from raftlog.slots import SlotEngine, SlotReadTxn
 from raftlog.types import LogId, Membership, PeerId
 from store.engine import ReadTxn, Writer, WriteTxn
@@ -204,21 +204,3 @@ class ImageReceiver:
             self.state.submit(lambda txn: write_flip(txn, slot.slot, at, membership, state_hash), reset)
 
         self.log.submit(lambda txn: write_intent(txn, at, membership), flip)
-
-
-@dataclass(slots=True)
-class OutboundImage:
-    """An image on its way out: one piece at a time, the one that the receiver asked for last."""
-
-    peer: PeerId
-    name: ImageName
-    wanted: int = 0
-    installed: bool = False
-
-    def on_reply(self, sender: PeerId, reply: ImageReply) -> bool:
-        """True if the reply belongs to this image."""
-        if sender != self.peer or reply.image != self.name:
-            return False
-        self.installed = self.installed or reply.installed
-        self.wanted = reply.wanted
-        return True

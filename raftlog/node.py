@@ -7,7 +7,6 @@ election), then carry out the effects until there are none. Nothing in a turn wa
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import trio
 
 from raftlog.core import RaftCore
 from raftlog.durable import JournalRecord, write_journal, write_purge, write_save
-from raftlog.image import ImageName, ImageReader, ImageReceiver, OutboundImage
+from raftlog.image import ImageName, ImageReceiver
+from raftlog.image_sender import ImageSender
 from raftlog.leading import Refusal
 from raftlog.machine import NotLeader, NotTaken, Operation, Outcome, Unknown, encode_operations
 from raftlog.messages import Envelope, ImageChunk, ImageReply
@@ -133,9 +133,7 @@ class Node:
         self._reads: list[_Read] = []
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
-        self._image_out: OutboundImage | None = None
-        self._image_moved = trio.Event()
-        self._purge_pin: int | None = None
+        self._image_out = ImageSender(self)
         self._purging = False
         self._flush_due: float | None = None
         self._wake = trio.Event()
@@ -364,8 +362,8 @@ class Node:
         index = self.rsm.flushed.index
         while index > log.base.index and log.bytes_between(index, log.last.index) < self.limits.keep_bytes:
             index -= max((index - log.base.index) // 2, 1)
-        if self._purge_pin is not None:
-            index = min(index, self._purge_pin)
+        if self._image_out.pin is not None:
+            index = min(index, self._image_out.pin)
         if index <= log.base.index:
             return
         base, membership = log.id_at(index), log.membership_at(index)
@@ -405,54 +403,21 @@ class Node:
             self._images_in.on_chunk(envelope)
             return
         assert isinstance(envelope.message, ImageReply)
-        if self._image_out is not None and self._image_out.on_reply(envelope.sender, envelope.message):
-            self._image_moved.set()
+        self._image_out.on_reply(envelope.sender, envelope.message)
 
     def _send_image_to(self, peer: PeerId) -> None:
         assert self._nursery is not None
-        if self._image_out is not None:
+        if self._image_out.peer is not None:
             self.core.image_ended(peer)  # one at a time; asked again when the peer is heard
-            return
-        self._image_out = OutboundImage(peer, (self.incarnation, self.rsm.flushed))
-        self._nursery.start_soon(self._send_image, peer)
+        else:
+            self._image_out.peer = peer
+            self._nursery.start_soon(self._image_out.send, peer)
 
-    async def _send_image(self, peer: PeerId) -> None:
-        out = self._image_out
-        assert out is not None
-        try:
-            await self.flushed()
-            with self.rsm.writer.engine.read() as txn:
-                reader = ImageReader(txn, self.rsm.machine.tables)
-                out.name = (self.incarnation, reader.at)
-                self._purge_pin = reader.at.index
-                await self._send_pieces(out, reader)
-        finally:
-            self._image_out, self._purge_pin = None, None
-            if not out.installed:
-                self.core.image_ended(peer)
-            self._wake.set()
-
-    async def _send_pieces(self, out: OutboundImage, reader: ImageReader) -> None:
-        limits, state = self.limits, self.core.state
-        begun = moved = trio.current_time()
-        size = self.rsm.writer.engine.info().used_bytes
-        while not out.installed and isinstance(state.role, Leader):
-            wanted = min(out.wanted, len(reader.starts) - 1)
-            data, last = reader.piece(wanted)
-            chunk = ImageChunk(state.term, out.name, reader.membership, wanted, last, data, zlib.crc32(data))
-            self._image_moved = trio.Event()
-            self.transport.send([Envelope(state.me, out.peer, chunk)])
-            with trio.move_on_after(limits.image_retry_s) as waited:
-                await self._image_moved.wait()
-            now = trio.current_time()
-            if not waited.cancelled_caught:
-                moved = now
-            grown = self.rsm.writer.engine.info().used_bytes - size
-            if now - moved > limits.image_patience_s or now - begun > limits.image_age_s:
-                return
-            if grown > limits.image_growth_bytes:
-                self.trouble(f"the image for peer {out.peer} is given up: state/ grew by {grown} bytes meanwhile")
-                return
+    def image_ended(self, peer: PeerId, *, installed: bool) -> None:
+        """A transfer is over, for whatever reason."""
+        if not installed:
+            self.core.image_ended(peer)
+        self._wake.set()
 
     async def flushed(self) -> None:
         """Wait until all that is applied now is durable in state/."""

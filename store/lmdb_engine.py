@@ -30,7 +30,6 @@ from lmdb import verify as lmdb_verify
 
 from store.directory import (
     DATA_FILE,
-    OWNER_FILE,
     has_owner,
     locked_directory,
     make_directory,
@@ -41,7 +40,6 @@ from store.directory import (
 )
 from store.engine import (
     MAX_KEY_BYTES,
-    CannotOpen,
     CommitFailed,
     CorruptRecord,
     EngineInfo,
@@ -50,6 +48,7 @@ from store.engine import (
     StoreError,
     WriteTxn,
 )
+from store.engine import CannotOpen as CannotOpen
 from store.format import Stamp, check_stamp, read_stamp, write_stamp
 from store.records import open_record, seal
 
@@ -59,17 +58,6 @@ MAP_SIZE_BYTES = 16 << 30
 """The default map: address space, not disk. Changed only at open."""
 MAX_READERS = 126
 TEMPORARY_SUFFIX = ".new"
-
-__all__ = [
-    "DATA_FILE",
-    "GENERATION",
-    "MAP_SIZE_BYTES",
-    "OWNER_FILE",
-    "CannotOpen",
-    "LmdbEngine",
-    "check_structure",
-    "verify_pages",
-]
 
 _open_paths: dict[Path, int] = {}
 """What this process (its id, lest a child believes it) has open for writing."""

@@ -142,7 +142,7 @@ class PeerProcess:
     async def wait_ended(self, limit_s: float) -> bool:
         """Wait until it does not run any more, `limit_s` at most; return whether that came."""
         with trio.move_on_after(limit_s):
-            while self.is_running():
+            while self.is_running() or (self.child is not None and self.child.poll() is None):
                 await trio.sleep(POLL_S)
             return True
         return not self.is_running()

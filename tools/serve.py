@@ -164,8 +164,8 @@ async def _until_told(run: Run, spec: PeerSpec, report: Report) -> None:
     import trio
 
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(_on_signals, signals, stop, nursery.cancel_scope)
             await run(spec, on_event=report, stop=stop)
             nursery.cancel_scope.cancel()
