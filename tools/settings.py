@@ -332,7 +332,10 @@ def _write_table(lines: list[str], name: str, values: Mapping[str, Any]) -> None
     if name and plain:
         lines += ["", f"[{name}]"]
     # JSON's text, integers, booleans and lists of them are TOML's, but for DEL.
-    lines += [f"{key} = {json.dumps(value).replace(chr(127), chr(92) + 'u007f')}" for key, value in plain.items()]
+    lines += [
+        f"{key} = {json.dumps(value, ensure_ascii=False).replace(chr(127), chr(92) + 'u007f')}"
+        for key, value in plain.items()
+    ]
     for key, value in values.items():
         if isinstance(value, Mapping):
             _write_table(lines, f"{name}.{key}" if name else key, value)
