@@ -42,6 +42,12 @@ class ImageReader:
         slot = read_slot(txn)
         self._view = SlotReadTxn(txn, {t: f"{t}@{slot}" for t in tables})
 
+    def reach(self, number: int) -> int:
+        """Read up to piece `number` (or the last one) without sending; the number that was reached."""
+        while (known := len(self.starts) - 1) < number and not self.piece(known)[1]:
+            pass
+        return min(number, len(self.starts) - 1)
+
     def piece(self, number: int) -> tuple[bytes, bool]:
         """(data, whether it is the last). Pieces are first read in order; any earlier one may be read again."""
         table_at, start = self.starts[number]

@@ -60,7 +60,7 @@ class ImageSender:
         engine = node.rsm.writer.engine
         size = engine.info().used_bytes
         while not self._installed and isinstance(state.role, Leader):
-            wanted = min(self._wanted, len(reader.starts) - 1)
+            wanted = reader.reach(self._wanted)  # a transfer that is resumed begins in the middle
             data, last = reader.piece(wanted)
             chunk = ImageChunk(state.term, self._name, reader.membership, wanted, last, data, zlib.crc32(data))
             self._moved = trio.Event()

@@ -82,6 +82,10 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "shardkv"
+        warn(f"{error.format_message()} (see `{where} --help`)")
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
