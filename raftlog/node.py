@@ -384,8 +384,8 @@ class Node:
 
     def reply(self, to: PeerId, image: ImageName, wanted: int, *, installed: bool = False) -> None:
         """See `ImageHost.reply`."""
-        state = self.core.state
-        self.transport.send([Envelope(state.me, to, ImageReply(state.term, image, wanted, installed))])
+        self.core.acknowledge_image(to, ImageReply(self.core.state.term, image, wanted, installed))
+        self._wake.set()
 
     def begin_install(self, at: LogId) -> bool:
         """See `ImageHost.begin_install`."""
