@@ -12,6 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=6,
         help="how many random moments the crash test kills everything at (50 for the full proof)",
     )
+    parser.addoption("--rewrite-scripts", action="store_true", help="write the golden scripts' output anew")
 
 
 @pytest.fixture

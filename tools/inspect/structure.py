@@ -1,0 +1,73 @@
+"""The files of a peer's directory, before LMDB sees them: are they there, and could reading them hurt or mislead?
+
+LMDB trusts what it maps: a truncated file kills the process, and a meta page with a wrong transaction number makes it
+take the state of one commit earlier for the latest. Both are seen here, by reading the file as a file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from store.directory import DATA_FILE, has_owner, read_shape
+from store.engine import CannotOpen, StoreError
+from store.lmdb_engine import verify_pages
+
+PROBLEMS_MAX = 10
+"""How many problems of one file are told; one flipped bit can make hundreds."""
+
+
+class NotThere(CannotOpen):
+    """Nothing to inspect: no peer's directory, a file is missing, or this user may not read it. Not damage."""
+
+
+def environments(directory: Path) -> dict[str, Path]:
+    """The environments of a peer's directory by kind: "log" (a kvsrv has none) and "state". Raises `NotThere`."""
+    if not directory.is_dir():
+        raise NotThere(f"{directory} is no directory")
+    found = {kind: directory / kind for kind in ("log", "state") if (directory / kind).is_dir()}
+    if "state" not in found:
+        raise NotThere(f"{directory} is no peer's directory: it has no state/")
+    for path in found.values():
+        file = path / DATA_FILE
+        if not file.is_file():
+            raise NotThere(f"{path} holds no database: {DATA_FILE} is missing")
+        if not os.access(file, os.R_OK) or not os.access(path, os.X_OK):
+            raise NotThere(f"{file} may not be read by this user")
+    return found
+
+
+def structure_findings(path: Path) -> list[str]:
+    """What is wrong with the pages of an environment that nobody has open for writing; nothing for one in use, whose
+    file changes under the reader."""
+    if has_owner(path):
+        return []
+    try:
+        read_shape(path)
+        found = _meta_findings(path) + verify_pages(path)
+    except (StoreError, OSError) as error:
+        found = [str(error)]
+    except (struct.error, ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
+        found = [f"{path / DATA_FILE} cannot be walked: {type(error).__name__}: {error}"]
+    if found and has_owner(path):  # its peer was started meanwhile
+        return []
+    more = [f"... and {len(found) - PROBLEMS_MAX} more"] if len(found) > PROBLEMS_MAX else []
+    return [f"{path.name}/: {problem}" for problem in found[:PROBLEMS_MAX] + more]
+
+
+def _meta_findings(path: Path) -> list[str]:
+    """The two meta pages are written in turn, page n & 1 by transaction n: other numbers in them are damage."""
+    with (path / DATA_FILE).open("rb") as stream:
+        head = stream.read(160)
+        page: int = struct.unpack_from("=I", head, 40)[0]
+        stream.seek(page)
+        heads = [head, stream.read(160)]
+    sizes = [struct.unpack_from("=I", head, 40)[0] for head in heads]
+    first, second = (int(struct.unpack_from("=Q", head, 144)[0]) for head in heads)
+    found = []
+    if (first, second) != (0, 0) and (first % 2, second % 2, abs(first - second)) != (0, 1, 1):
+        found.append(f"the meta pages are of transactions {first} and {second}: one of them is wrong")
+    if sizes[0] != sizes[1]:
+        found.append(f"the meta pages speak of pages of {sizes[0]} and {sizes[1]} bytes")
+    return found
