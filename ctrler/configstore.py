@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import trio
 
 from raftlog.machine import Applied, NotLeader, NotTaken, Operation, Outcome, ReplicatedStateMachine, Unknown
-from shardkv.commands import OK_FIELDS, Code, Method, Put, decode_reply, encode_command, key_bytes
+from shardkv.commands import OK_FIELDS, Code, Method, Put, decode_reply, encode_command
 from shardkv.errors import Maybe, NoKey, Unavailable
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import VersionedMachine
@@ -54,7 +54,7 @@ class LocalStore:
 
     async def get(self, key: str) -> tuple[bytes, int]:
         """See `ConfigStore.get`."""
-        args = [key_bytes(key)]
+        args = [key.encode()]
         answer = _Answer()
         self._group.when_readable(lambda view: self._machine.read(view, Method.GET, args), answer.set)
         found = await answer.wait()
@@ -68,7 +68,7 @@ class LocalStore:
 
     async def put(self, key: str, value: bytes, version: int) -> int:
         """See `ConfigStore.put`. Without a session: it is proposed once, so it takes effect once or not at all."""
-        operation = Operation(0, 0, 0, 0, encode_command(Put(key_bytes(key), value, version)))
+        operation = Operation(0, 0, 0, 0, encode_command(Put(key.encode(), value, version)))
         answer = _Answer()
         self._group.submit(operation, answer.set)
         found: Outcome = await answer.wait()

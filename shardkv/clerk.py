@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import trio
 
 from raftlog.codec import CodecError
+from shardkv.arguments import key_bytes, value_bytes, version_number
 from shardkv.client_session import ClientSession
 from shardkv.commands import (
     MAX_PAGE_BYTES,
@@ -22,10 +23,8 @@ from shardkv.commands import (
     Method,
     Put,
     Reply,
-    checked_value,
     decode_reply,
     hint_of,
-    key_bytes,
     rows_of,
 )
 from shardkv.errors import KvError, NoKey, Refused
@@ -46,7 +45,8 @@ class Clerk:
     """Get, put, delete and scan, in any number of tasks at once. Made by `shardkv.connect`.
 
     Every call has a deadline in seconds, `None` = for ever, the clerk's own unless given. Keys are str (as UTF-8) or
-    bytes of at most 400 bytes, values bytes of at most 1 MiB; more raises `CodecError` before anything is sent.
+    bytes of at most 400 bytes, values bytes of at most 1 MiB. More raises `Refused`, another type `TypeError`, both before
+    anything is sent, in the calls with many keys too.
     """
 
     def __init__(self, router: Router, *, deadline_s: float | None = DEADLINE_S, sessions: bool = True) -> None:
@@ -78,12 +78,12 @@ class Clerk:
     ) -> int:
         """Store; the new version. `version` None: whatever the key has; 0: it must be missing. Raises `NoKey` (a version
         above 0 for a missing key), `VersionMismatch`, `Maybe` (unknown outcome), `Unavailable` (without effect)."""
-        new: int = await self._write(Put(key_bytes(key), checked_value(value), version), deadline_s)
+        new: int = await self._write(Put(key_bytes(key), value_bytes(value), version_number(version)), deadline_s)
         return new
 
     async def delete(self, key: str | bytes, version: int | None = None, *, deadline_s: float | None = _DEFAULT) -> int:
         """Remove; the version that was deleted. After it the key is as if never written. Raises as `put`."""
-        old: int = await self._write(Delete(key_bytes(key), version), deadline_s)
+        old: int = await self._write(Delete(key_bytes(key), version_number(version)), deadline_s)
         return old
 
     async def _shard(self, raw: bytes, deadline_s: Any) -> int:
@@ -147,7 +147,10 @@ class Clerk:
         async def one(key: str | bytes) -> tuple[bytes, int]:
             return await self.get(key, deadline_s=deadline_s)
 
-        return await each(list(keys), one)
+        wanted = list(keys)
+        for key in wanted:
+            key_bytes(key)
+        return await each(wanted, one)
 
     async def put_many(
         self, values: Mapping[str | bytes, bytes], *, deadline_s: float | None = _DEFAULT
@@ -157,6 +160,9 @@ class Clerk:
         async def one(key: str | bytes) -> int:
             return await self.put(key, values[key], deadline_s=deadline_s)
 
+        for key, value in values.items():
+            key_bytes(key)
+            value_bytes(value)
         return await each(list(values), one)
 
     def scan(

@@ -169,11 +169,6 @@ class TooLarge(CodecError):
     """A key, a value or a chunk over its limit; the text says which and by how much. Answer with TOO_LARGE."""
 
 
-def key_bytes(key: str | bytes) -> bytes:
-    """A client's key as bytes (a str as UTF-8). Raises `TooLarge`."""
-    return checked_key(key.encode() if isinstance(key, str) else key)
-
-
 def checked_key(key: Any) -> bytes:
     """`key` if it is one. Raises `CodecError`."""
     if type(key) is not bytes:

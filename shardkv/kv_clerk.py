@@ -9,8 +9,9 @@ from typing import Any
 import trio
 
 from raftlog.net.base import RpcClient
+from shardkv.arguments import key_bytes, value_bytes, version_number
 from shardkv.client_session import ClientSession
-from shardkv.commands import OK_FIELDS, Code, Command, Delete, Method, Put, checked_value, decode_reply, key_bytes
+from shardkv.commands import OK_FIELDS, Code, Command, Delete, Method, Put, decode_reply
 from shardkv.errors import NoKey
 from shardkv.group_clerk import GroupClerk
 from shardkv.writing import Write, outcome, within
@@ -40,12 +41,12 @@ class KvClerk:
     ) -> int:
         """Store; the new version. `version` None is unconditional, 0 means "must be missing". Raises `NoKey`,
         `VersionMismatch`, `Maybe` (unknown outcome), `Unavailable` (surely without effect)."""
-        new: int = await self._write(Put(key_bytes(key), checked_value(value), version), deadline_s)
+        new: int = await self._write(Put(key_bytes(key), value_bytes(value), version_number(version)), deadline_s)
         return new
 
     async def delete(self, key: str | bytes, version: int | None = None, *, deadline_s: float | None = 10.0) -> int:
         """Remove; the version that was deleted. Raises as `put`."""
-        old: int = await self._write(Delete(key_bytes(key), version), deadline_s)
+        old: int = await self._write(Delete(key_bytes(key), version_number(version)), deadline_s)
         return old
 
     async def _write(self, command: Command, deadline_s: float | None) -> Any:

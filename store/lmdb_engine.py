@@ -1,4 +1,4 @@
-"""The LMDB engine: the one module that imports `lmdb`.
+"""The LMDB engine. Beside `store.lmdb_file` the one module that imports `lmdb`.
 
 Synced commits only; `NOSYNC`, `NOMETASYNC`, `MAPASYNC` and `WRITEMAP` are never used and no option exposes them. LMDB
 never syncs the parent directory and is not safe while it creates its file, so an environment is made under a temporary
@@ -7,12 +7,6 @@ name, committed, closed, renamed, and the parent synced: a directory under its r
 In an environment's directory: `data.mdb` and `lock.mdb` are LMDB's; `owner.lock` is held (flock) by the process that may
 write, and names it. A crash inside a commit leaves the state before it or after it. The engine's generation is named
 explicitly: LMDB 0.9 and 1.0 do not read each other's files.
-
-A truncated file would kill the process (SIGBUS) when LMDB touches it, so the file is checked before LMDB opens it. A file
-that is shorter than its meta page says is not always damaged, though: LMDB does not write pages that one transaction
-both took and freed, so the tail of a healthy file may be missing (measured: after most commits that delete what they
-wrote). So each commit lengthens such a file, and one that is short all the same (a crash came between) is walked page
-by page (`verify_pages`) and refused only if a page in use is missing.
 """
 
 from __future__ import annotations
@@ -26,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-from lmdb import verify as lmdb_verify
 
 from store.directory import (
     DATA_FILE,
-    has_owner,
     locked_directory,
     make_directory,
     read_shape,
@@ -50,6 +42,7 @@ from store.engine import (
 )
 from store.engine import CannotOpen as CannotOpen
 from store.format import Stamp, check_stamp, read_stamp, write_stamp
+from store.lmdb_file import check_pages, check_structure
 from store.records import open_record, seal
 
 GENERATION = 0
@@ -63,32 +56,6 @@ _open_paths: dict[Path, int] = {}
 """What this process (its id, lest a child believes it) has open for writing."""
 _ENDED: dict[str, Any] = {}
 """The tables of a transaction that has ended."""
-
-
-# --- the file, before LMDB sees it ---------------------------------------------------------------------------------
-
-
-def check_structure(path: Path) -> None:
-    """Raise `CannotOpen` for a data file that LMDB could not open or that would kill the process: no file, too short, no
-    meta page, or a page in use is cut off. Reads only; the file may belong to a live owner."""
-    _check_pages(path, has_owner)  # a live owner has looked, and goes on writing
-
-
-def _check_pages(path: Path, trusted: Callable[[Path], bool] = lambda path: False) -> None:
-    shape = read_shape(path)
-    if shape.size_bytes < shape.needed_bytes and not trusted(path) and (wrong := verify_pages(path)):
-        sizes = f"{shape.size_bytes} bytes of {shape.needed_bytes}"
-        raise CannotOpen(f"{path / DATA_FILE} is damaged: {sizes}, it was cut off: {wrong[0]}")
-
-
-def verify_pages(path: Path) -> list[str]:
-    """What is structurally wrong with the data file of an environment that nobody writes to; empty = sound. Reads every
-    page without LMDB, so nothing in the file can hurt; takes seconds per 100 MB. The records' own checks are not made."""
-    verify: Any = lmdb_verify.verify
-    try:
-        return [str(problem) for problem in verify(str(path / DATA_FILE), subdir=False)]
-    except lmdb_verify.VerifyError as error:
-        return [str(error)]
 
 
 @contextmanager
@@ -297,7 +264,7 @@ class LmdbEngine:
             read_shape(path)  # no lock file is left in a directory that is no environment
             owner = take_ownership(path)
             undo.callback(os.close, owner)
-            _check_pages(path)
+            short = check_pages(path)
             env = _open_env(path, len(tables), map_size_bytes, create=False)
             undo.callback(env.close)
             env.reader_check()
@@ -307,6 +274,9 @@ class LmdbEngine:
             if expected is not None:
                 check_stamp(expected, found, str(path))
             engine._lengthen()
+            if short is not None:
+                undo.callback(os.truncate, path / DATA_FILE, short)
+                engine._read_all()
             undo.pop_all()
         _open_paths[real] = os.getpid()
         return engine
@@ -441,6 +411,11 @@ class LmdbEngine:
                     open_record(table, key, record)
                 except CorruptRecord as error:
                     yield key, error.why
+
+    def _read_all(self) -> None:
+        for table in self.tables:
+            for key, why in self.damaged(table):
+                raise CorruptRecord(table, key, why)
 
     def fence(self) -> None:
         """See `Engine.fence`."""

@@ -12,9 +12,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=6,
         help="how many random moments the crash test kills everything at (50 for the full proof)",
     )
+    parser.addoption("--damaged-files", type=int, default=240, help="how many damaged files are inspected")
     parser.addoption("--rewrite-scripts", action="store_true", help="write the golden scripts' output anew")
 
 
 @pytest.fixture
 def crash_moments(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--crash-moments"))
+
+
+@pytest.fixture
+def damaged_files(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--damaged-files"))

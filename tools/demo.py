@@ -28,7 +28,7 @@ from ctrler.clerk import ControllerClerk
 from raftlog.net.base import RpcClient
 from tools.admin import control, network, peer_statuses
 from tools.cluster import Layout, LocalCluster
-from tools.inspect.commands import peer_info, verify_directories
+from tools.inspect.reader import findings, peer_info
 
 KEYS = 60
 QUERY_LIMIT_S = 2.0
@@ -138,8 +138,8 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def _verify(folder: Path, outcome: Outcome, tell: Tell) -> None:
     directories = sorted(p for p in folder.glob("server-*-*") if p.is_dir())
-    found = verify_directories(directories)
-    outcome.findings = [f"{place}: {finding}" for place, findings in found.items() for finding in findings]
+    found = findings(directories)
+    outcome.findings = [f"{place}: {finding}" for place, told in found.items() for finding in told]
     tell(f"inspect verify: {len(directories)} directories, " + ("fine" if not outcome.findings else "FINDINGS"))
 
 

@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import lmdb
+import pytest
 
-from store.engine import Engine
+from store.engine import CannotOpen, Engine, StoreError
 from store.format import Stamp
 from store.lmdb_engine import LmdbEngine
 from store.memory_engine import MemoryDisk, MemoryEngine
@@ -107,3 +108,34 @@ def put(engine: Engine, table: str, *items: tuple[bytes, bytes]) -> None:
 def content(engine: Engine, table: str) -> dict[bytes, bytes]:
     with engine.read() as txn:
         return dict(txn.scan(table))
+
+
+def nothing(txn: Any) -> None:
+    """Fill an environment with nothing."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[LmdbEngine]:
+    engine = LmdbEngine.open(path, TABLES, STAMP)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def looking(path: Path, tables: tuple[str, ...] = TABLES) -> Iterator[LmdbEngine]:
+    engine = LmdbEngine.open_readonly(path, tables)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def the_line(call: Callable[[], Any], kind: type[StoreError] = CannotOpen) -> str:
+    """The one line of the error that the call raises."""
+    with pytest.raises(kind) as found:
+        call()
+    line = str(found.value)
+    assert line.count("\n") == 0
+    return line

@@ -21,7 +21,7 @@ from shardkv.config import NSHARDS
 from tests.tools.test_crash import check, clients, running, spread
 from tools.cluster import Layout, LocalCluster
 from tools.demo import run_demo
-from tools.inspect.commands import verify_directories
+from tools.inspect.reader import findings
 
 pytestmark = pytest.mark.process
 
@@ -140,8 +140,8 @@ async def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     wanted = b"value-00000000000003"
     assert wanted in content
     data.write_bytes(content.replace(wanted, b"walue-00000000000003"))
-    found = verify_directories([directory])
-    assert any("checksum" in finding for findings in found.values() for finding in findings), found
+    found = findings([directory])
+    assert any("checksum" in finding for told in found.values() for finding in told), found
     assert "checksum" in one_line(serve(cluster.folder / "server-1-0.toml"), 3)
 
 

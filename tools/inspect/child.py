@@ -1,57 +1,62 @@
 """The child process that opens the files: `python -m tools.inspect.child VERB ARGUMENTS`, JSON lines on standard output.
 
-    info DIR...                                      one object per directory, or {"directory", "error"}
-    log FIRST LAST|- LIMIT|- KIND|- DIR              one object per entry
-    verify DIR...                                    one object {place: [finding ...]}
+    info DIR                  one object: the fields of `PeerInfo`
+    log WANTED DIR            one object per entry; WANTED: the fields of `Wanted` as a JSON object
+    verify DIR...             one object per place: the fields of `Found`
 
-Exit codes: 0; 3 a directory cannot be opened, with {"directory", "error"} on the last line.
+What cannot be read is told on the last line as {"directory", "error", "exit"}: 3 if there is nothing to open, 1 if what is
+in it is wrong. A damaged file may kill this process: that is what it is for.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from store.engine import StoreError
-from tools.inspect.peer import describe, entries, info, open_peer
+from raftlog.codec import CodecError
+from store.engine import FormatMismatch, StoreError
+from tools.inspect.info import peer_info
+from tools.inspect.logview import Wanted, rows
+from tools.inspect.peer import open_peer
+from tools.inspect.structure import NotThere
 from tools.inspect.verify import verify
 
-CANNOT_OPEN = 3
+FINDINGS, CANNOT_OPEN = 1, 3
 
 
-def _say(value: Any) -> None:
+def say(value: Any) -> None:
+    """One line for the parent."""
     sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+def answers(verb: str, arguments: list[str]) -> Iterator[Any]:
+    """What the verb says, object by object. Raises `StoreError` and `CodecError`."""
+    if verb == "verify":
+        yield from (asdict(found) for found in verify([Path(directory) for directory in arguments]))
+        return
+    *options, directory = arguments
+    with open_peer(Path(directory)) as peer:
+        if verb == "info":
+            yield peer_info(peer).as_json()
+        else:
+            yield from rows(peer, Wanted(**json.loads(options[0])))
 
 
 def main(arguments: list[str]) -> int:
     """Do what the arguments say; the exit code."""
     verb, *rest = arguments
-    code = 0
-    if verb == "info":
-        for directory in rest:
-            try:
-                with open_peer(Path(directory)) as peer:
-                    _say(info(peer))
-            except StoreError as error:
-                _say({"directory": directory, "error": str(error)})
-                code = CANNOT_OPEN
-    elif verb == "log":
-        first, last, limit, kind, directory = rest
-        try:
-            with open_peer(Path(directory)) as peer:
-                found = entries(peer, int(first), None if last == "-" else int(last))
-                kept = (e for e in found if kind in ("-", e.kind.name.lower()))
-                for entry in islice(kept, None if limit == "-" else int(limit)):
-                    _say(describe(entry))
-        except StoreError as error:
-            _say({"directory": directory, "error": str(error)})
-            code = CANNOT_OPEN
-    else:
-        _say(verify([Path(directory) for directory in rest]))
-    return code
+    try:
+        for answer in answers(verb, rest):
+            say(answer)
+    except (StoreError, CodecError) as error:
+        code = CANNOT_OPEN if isinstance(error, NotThere | FormatMismatch) else FINDINGS
+        say({"directory": rest[-1], "error": str(error), "exit": code})
+        return code
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from store.directory import DATA_FILE, has_owner, read_shape
 from store.engine import CannotOpen, StoreError
-from store.lmdb_engine import verify_pages
+from store.lmdb_file import verify_pages
 
 PROBLEMS_MAX = 10
 """How many problems of one file are told; one flipped bit can make hundreds."""
@@ -36,6 +37,18 @@ def environments(directory: Path) -> dict[str, Path]:
         if not os.access(file, os.R_OK) or not os.access(path, os.X_OK):
             raise NotThere(f"{file} may not be read by this user")
     return found
+
+
+def peer_directories(paths: Iterable[Path]) -> list[Path]:
+    """The peers' directories that are meant: a cluster's directory stands for those in it, and a peer's config file, which
+    `server-*` names too, for the directory beside it. What is neither is left as it is, for the caller to stumble over."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = sorted(child.parent for child in path.glob("*/state")) if not (path / "state").is_dir() else []
+        beside = path.with_suffix("")
+        own = [beside] if path.suffix == ".toml" and (beside / "state").is_dir() else [path]
+        found |= dict.fromkeys(inside or own)
+    return list(found)
 
 
 def structure_findings(path: Path) -> list[str]:

@@ -1,59 +1,111 @@
 """Checking everything that can be checked about one peer's directory, and about several of one group side by side.
 
-A finding names the record and says what was wrong with it. Nothing found means: every record of every table passes its
-CRC, the log has no gaps and its terms never fall, base <= applied <= last with matching terms, commit <= last, the
-stamps agree, the stored state hash is the one that the tables give, and the shards' own counts are those of their rows.
+A finding names the record and says what was wrong with it. Nothing found means: the files' pages are whole, every record
+of every table passes its CRC, the log has no gaps and its terms never fall, base <= applied <= last with matching terms,
+commit <= last, the stamps agree, the stored state hash is the one that the tables give, the shards' own counts are those
+of their rows; and no two peers of a group have committed different entries at an index.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
-from raftlog.durable import EMPTY, CorruptLog, read_applied, read_intent, read_slot, restore
-from raftlog.types import LogId, Restored
+from raftlog.codec import CodecError
+from raftlog.durable import (
+    EMPTY,
+    CorruptLog,
+    read_applied,
+    read_base,
+    read_boot,
+    read_entries,
+    read_hard,
+    read_intent,
+    read_journal,
+)
+from raftlog.types import Entry, LogId
 from shardkv import kv
 from shardkv.shards import State, scope_of
-from store.engine import CorruptRecord, StoreError
+from store.engine import CorruptRecord, FormatMismatch, StoreError
 from store.keys import prefix_stop
-from tools.inspect.peer import OpenPeer, open_peer
+from tools.inspect.peer import OpenPeer, View, open_peer
+from tools.inspect.structure import NotThere, environments, structure_findings
 
 Finding = str
 
-
 LOOKS = 3
-"""A running peer commits to log/ and state/ between our looks at them: what is seen once may be the gap."""
+"""How often a running peer is looked at: what is wrong with it on disk is wrong each time, what only looks wrong because
+it was writing meanwhile is not."""
 
 
-def verify_peer(directory: Path) -> tuple[list[Finding], Restored | None]:
-    """What is wrong with a peer's directory, each time one looks; and its log as far as it could be read. Raises
-    `CannotOpen`."""
-    for _ in range(LOOKS):
-        findings, restored = _look(directory)
-        if not findings:
-            break
-    return findings, restored
+@dataclass(frozen=True)
+class Committed:
+    """What a peer's log says of the entries that it has committed, durably: a digest of each, from `first` on."""
+
+    first: int
+    digests: array[int]
+
+    def at(self, index: int) -> int | None:
+        """The digest of the entry at `index`, if the log has it."""
+        position = index - self.first
+        return self.digests[position] if 0 <= position < len(self.digests) else None
 
 
-def _look(directory: Path) -> tuple[list[Finding], Restored | None]:
+@dataclass(frozen=True)
+class Verdict:
+    """`group` and `committed` are None where the directory could not be read so far; `opened` is false where there is
+    nothing to read, or something that another version wrote."""
+
+    findings: list[Finding]
+    group: tuple[bytes, int] | None = None
+    committed: Committed | None = None
+    opened: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """The findings about a place: a directory, or "group <gid>"."""
+
+    place: str
+    findings: list[Finding]
+    opened: bool = True
+
+
+def verify_peer(directory: Path) -> Verdict:
+    """What is wrong with a peer's directory, each time one looks."""
+    try:
+        paths = environments(directory)
+        findings = [finding for path in paths.values() for finding in structure_findings(path)]
+        if findings:
+            return Verdict(findings)
+        for _ in range(LOOKS):
+            verdict, running = _look(directory)
+            if not verdict.findings or not running:
+                break
+        return verdict
+    except (StoreError, CodecError) as error:
+        return Verdict([str(error)], opened=not isinstance(error, NotThere | FormatMismatch))
+
+
+def _look(directory: Path) -> tuple[Verdict, bool]:
     findings: list[Finding] = []
+    committed = None
     with open_peer(directory) as peer:
         findings += _stamps(peer)
         findings += _records(peer)
-        restored = None
-        try:
-            restored = _log(peer, findings)
-            if not findings:
-                findings += _hash(peer)
-                findings += _shards(peer)
-        except (CorruptRecord, CorruptLog) as error:
-            if str(error) not in findings:
+        if not findings:
+            try:
+                committed = _relations(peer, findings)
+            except (CorruptRecord, CorruptLog, CodecError) as error:
                 findings.append(str(error))
-    return findings, restored
+        return Verdict(findings, (peer.stamp.cluster, peer.stamp.gid), committed), peer.running
 
 
 def _stamps(peer: OpenPeer) -> Iterator[Finding]:
-    a, b = peer.stamp, peer.state_stamp
+    a, b = peer.stamp, peer.stamps["state"]
     if (a.cluster, a.gid, a.peer, a.incarnation) != (b.cluster, b.gid, b.peer, b.incarnation):
         yield (
             f"log/ is peer {a.peer} of group {a.gid} (incarnation {a.incarnation}), "
@@ -75,44 +127,92 @@ def printable_key(key: bytes) -> str:
     return key.decode() if key.isascii() and key.decode().isprintable() else key.hex()
 
 
-def _log(peer: OpenPeer, findings: list[Finding]) -> Restored | None:
-    if peer.log is None:
+# --- the log, and the log against the state -------------------------------------------------------------------------
+
+
+def _relations(peer: OpenPeer, findings: list[Finding]) -> Committed | None:
+    with peer.view() as view:
+        committed = _log(peer, view, findings)
+        if not findings:
+            findings += _hash(view)
+            findings += _shards(view)
+    return committed
+
+
+def _log(peer: OpenPeer, view: View, findings: list[Finding]) -> Committed | None:
+    if view.log is None:
         return None
-    applied, _, _ = read_applied(peer.meta)
-    intent = read_intent(peer.log)
-    read_slot(peer.meta)
+    read_boot(view.log)
+    for _ in read_journal(view.log):
+        pass
+    applied, _, _ = read_applied(view.meta)
+    intent = read_intent(view.log)
     if intent is not None and intent[0] == applied:
-        findings.append(
-            f"an installation of an image at {_position(applied)} is unfinished: the next start finishes it"
-        )
+        findings.append(f"the installation of an image at {_position(applied)} is unfinished: the next start ends it")
         return None
-    return restore(peer.log, applied)
+    hard = read_hard(view.log)
+    base, _ = read_base(view.log)
+    committed = Committed(base.index + 1, array("Q"))
+    last = base
+    at_applied = base if base.index == applied.index else None
+    for entry in read_entries(view.log):
+        if entry.id.index != last.index + 1 or entry.id.term < last.term:
+            findings.append(f"log/entries, record {entry.id.index} ({_position(entry.id)}) follows {_position(last)}")
+            return committed
+        last = entry.id
+        if last.index == applied.index:
+            at_applied = last
+        if last.index <= max(hard.commit, applied.index):
+            committed.digests.append(_digest(entry))
+    findings += _positions(base, applied, at_applied, last, hard.commit, hard.term)
+    return committed
+
+
+def _positions(
+    base: LogId, applied: LogId, at_applied: LogId | None, last: LogId, commit: int, term: int
+) -> Iterator[Finding]:
+    if at_applied is None:
+        yield f"applied {_position(applied)} is not between the purge base {_position(base)} and the last {_position(last)}"
+    elif at_applied != applied:
+        yield f"applied is {_position(applied)}, but the log has {_position(at_applied)} there"
+    if commit > last.index:
+        yield f"commit {commit} is past the last entry {_position(last)}"
+    if term < last.term:
+        yield f"the term {term} is below that of the last entry {_position(last)}"
 
 
 def _position(at: LogId) -> str:
     return f"{at.term}:{at.index}"
 
 
-def _hash(peer: OpenPeer) -> Iterator[Finding]:
-    if peer.log is None:
+def _digest(entry: Entry) -> int:
+    head = b"%d %d %d " % (entry.id.term, entry.kind, entry.time_ms)
+    return int.from_bytes(blake2b(head + entry.data, digest_size=8).digest(), "big")
+
+
+# --- the state ------------------------------------------------------------------------------------------------------
+
+
+def _hash(view: View) -> Iterator[Finding]:
+    if view.log is None:
         return
-    applied, membership, stored = read_applied(peer.meta)
+    applied, membership, stored = read_applied(view.meta)
     if membership == EMPTY and not stored:
         return  # nothing was flushed yet
-    found = peer.machine.state_hash(peer.state)
+    found = view.machine.state_hash(view.state)
     if found != stored:
         yield f"the state at {_position(applied)} hashes to {found.hex()}, stored with it is {stored.hex()}"
 
 
-def _shards(peer: OpenPeer) -> Iterator[Finding]:
+def _shards(view: View) -> Iterator[Finding]:
     """Each shard's rows against the count, size and hash that its record keeps."""
-    for shard in range(peer.machine.shard_count(peer.state)):
-        record = peer.machine.record(peer.state, shard)
+    for shard in range(view.machine.shard_count(view.state)):
+        record = view.machine.record(view.state, shard)
         if record.state not in (State.SERVING, State.FROZEN, State.STAGING):
             continue
         scope = scope_of(shard, record)
         rows = size = total = 0
-        for key, payload in kv.rows_from(peer.state, scope, scope, prefix_stop(scope)):
+        for key, payload in kv.rows_from(view.state, scope, scope, prefix_stop(scope)):
             rows += 1
             size += len(key) + len(payload) - kv.VERSION_BYTES
             total = (total + kv.row_hash(key, payload)) % kv.HASH_MODULUS
@@ -121,36 +221,31 @@ def _shards(peer: OpenPeer) -> Iterator[Finding]:
             yield f"shard {shard}: {rows} rows of {size} bytes, {told}"
 
 
-def verify(directories: Sequence[Path]) -> dict[str, list[Finding]]:
-    """The findings per directory, and under "group <gid>" those of several peers of a group side by side."""
-    found: dict[str, list[Finding]] = {}
-    peers: dict[tuple[bytes, int], dict[Path, Restored]] = {}
+# --- several peers --------------------------------------------------------------------------------------------------
+
+
+def verify(directories: Sequence[Path]) -> Iterator[Found]:
+    """Each directory, and then the groups of which several peers were given and that contradict themselves."""
+    groups: dict[tuple[bytes, int], dict[Path, Committed]] = {}
     for directory in directories:
-        try:
-            findings, restored = verify_peer(directory)
-        except StoreError as error:
-            findings, restored = [str(error)], None
-        found[str(directory)] = findings
-        if restored is not None:
-            with open_peer(directory) as peer:
-                peers.setdefault((peer.stamp.cluster, peer.stamp.gid), {})[directory] = restored
-    for (_, gid), members in sorted(peers.items()):
+        verdict = verify_peer(directory)
+        yield Found(str(directory), verdict.findings, verdict.opened)
+        if verdict.group is not None and verdict.committed is not None:
+            groups.setdefault(verdict.group, {})[directory] = verdict.committed
+    for (_, gid), members in sorted(groups.items()):
         conflicts = list(_conflicts(members))
         if conflicts:
-            found[f"group {gid}"] = conflicts
-    return found
+            yield Found(f"group {gid}", conflicts)
 
 
-def _conflicts(members: dict[Path, Restored]) -> Iterator[Finding]:
-    """Entries that two peers have committed, durably, and that differ."""
-    seen: dict[int, tuple[LogId, bytes, Path]] = {}
-    for directory, restored in members.items():
-        committed = max(restored.hard.commit, restored.applied.index)
-        for entry in restored.entries:
-            if entry.id.index > committed:
-                break
-            known = seen.setdefault(entry.id.index, (entry.id, entry.data, directory))
-            if known[:2] != (entry.id, entry.data):
-                ours, theirs = _position(entry.id), _position(known[0])
-                yield f"committed entry {entry.id.index} is {theirs} at {known[2]} and {ours} at {directory}"
-                return
+def _conflicts(members: dict[Path, Committed]) -> Iterator[Finding]:
+    """The first entry that two peers have both committed and that differs."""
+    names = list(members)
+    for position, one in enumerate(names):
+        for other in names[position + 1 :]:
+            a, b = members[one], members[other]
+            first = max(a.first, b.first)
+            stop = min(a.first + len(a.digests), b.first + len(b.digests))
+            wrong = next((index for index in range(first, stop) if a.at(index) != b.at(index)), None)
+            if wrong is not None:
+                yield f"committed entry {wrong} at {one} is not the one at {other}"
