@@ -220,8 +220,8 @@ def encode_message(message: Message) -> list[Any]:
             return [4, term, match, prev_index, hint, conflict_term, context, counts]
         case Heartbeat(term, commit, context):
             return [5, term, commit, context]
-        case HeartbeatReply(term, match, context, counts):
-            return [6, term, match, context, counts]
+        case HeartbeatReply(term, match, context, counts, no_space):
+            return [6, term, match, context, counts, no_space]
         case TransferNow(term):
             return [7, term]
         case ImageChunk(term, (incarnation, at), membership, number, last, data, crc):
@@ -266,7 +266,7 @@ _DECODERS: dict[int, tuple[int, Callable[..., Message]]] = {
     3: (5, _append_entries),
     4: (7, _append_reply),
     5: (3, lambda t, commit, context: Heartbeat(_int(t), _int(commit), _int(context))),
-    6: (4, lambda t, m, context, counts: HeartbeatReply(_int(t), _int(m), _int(context), _bool(counts))),
+    6: (5, lambda t, m, context, *flags: HeartbeatReply(_int(t), _int(m), _int(context), *map(_bool, flags))),
     7: (1, lambda t: TransferNow(_int(t))),
     8: (7, _image_chunk),
     9: (4, lambda t, i, n, done: ImageReply(_int(t), _unpack_image(i), _int(n), _bool(done))),

@@ -217,6 +217,16 @@ class RaftCore:
         role = self.state.role
         return leading.lease_until(self.state, role) if isinstance(role, Leader) else -INFINITY
 
+    def set_no_space(self, alarm: bool) -> None:
+        """Whether this peer's disk or map is nearly full. It tells the leader; entries are taken all the same."""
+        self.state.no_space = alarm
+
+    def short_of_space(self) -> bool:
+        """This peer is short of space, or leads a group that has no quorum without one that is: propose nothing that
+        grows. Purges, deletes and no-ops make room."""
+        role = self.state.role
+        return leading.short_of_space(self.state, role) if isinstance(role, Leader) else self.state.no_space
+
     def transfer(self, to: PeerId, now: float) -> bool:
         """Hand leadership to `to` once it has the whole log. Proposals are refused meanwhile, at most election_max_s.
         False if this peer does not lead or `to` is no other voter."""

@@ -87,7 +87,7 @@ def on_heartbeat(state: CoreState, sender: PeerId, message: Heartbeat, now: floa
     if state.installing is None:
         state.raise_commit(min(message.commit, state.log.last.index))
     match = min(role.match, state.durability.stable) if state.durability.hard_durable else 0
-    state.send(sender, HeartbeatReply(state.term, match, message.context, state.mode is Mode.VOTER))
+    state.send(sender, HeartbeatReply(state.term, match, message.context, state.mode is Mode.VOTER, state.no_space))
 
 
 def on_image_chunk(state: CoreState, sender: PeerId, message: ImageChunk, now: float) -> None:

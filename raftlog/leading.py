@@ -133,6 +133,7 @@ def on_heartbeat_reply(state: CoreState, leader: Leader, sender: PeerId, message
     if progress is None:
         return
     _heard(state, leader, progress, message.context, message.counts, now)
+    progress.no_space = message.no_space
     if now - progress.probed >= state.config.heartbeat_s:
         progress.probing = False
     if message.match > progress.match:
@@ -164,6 +165,12 @@ def maybe_commit(state: CoreState, leader: Leader) -> None:
     index = int(max(0, quorum_value(state.membership, [*counted, (state.me, float(state.durability.stable))])))
     if index > state.commit and state.log.term_at(index) == state.term:
         state.raise_commit(index)
+
+
+def short_of_space(state: CoreState, leader: Leader) -> bool:
+    """This peer is short of space, or so many of the others that an entry would spend the reserve of a quorum's member."""
+    others = sum(p.no_space for peer, p in leader.progress.items() if state.membership.is_voter(peer))
+    return state.no_space or others > len(state.membership.voters) - state.membership.quorum
 
 
 # --- sending -----------------------------------------------------------------------------------------------------

@@ -75,12 +75,14 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """Leaves at once. `match` is min(what was acknowledged to this leader, stable): no new promise is in it."""
+    """Leaves at once. `match` is min(what was acknowledged to this leader, stable): no new promise is in it. `no_space`:
+    the peer's disk or map is nearly full."""
 
     term: int
     match: int
     context: int = 0
     counts: bool = True
+    no_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,6 @@ class Node:
         self.limits = limits or NodeLimits()
         self.lease_reads = lease_reads
         self.trouble = trouble
-        self.no_space = False
         self._inbox: deque[Envelope] = deque()
         self._submitted: list[tuple[Operation, Callable[[Outcome], Any]]] = []
         self._reads: list[_Read] = []
@@ -163,6 +162,15 @@ class Node:
                 self._inbox.append(envelope)
         self._wake.set()
 
+    @property
+    def no_space(self) -> bool:
+        """Whether this peer's disk or map is nearly full: whoever watches it says so here."""
+        return self.core.state.no_space
+
+    @no_space.setter
+    def no_space(self, alarm: bool) -> None:
+        self.core.set_no_space(alarm)
+
     def submit(self, operation: Operation, done: Callable[[Outcome], Any]) -> None:
         """See `ReplicatedStateMachine.submit`."""
         if not self.is_leader():
@@ -171,7 +179,7 @@ class Node:
             done(NotTaken("the peer stops"))
         elif len(self._submitted) >= self.limits.queue_operations or self.rsm.full():
             done(NotTaken("busy"))
-        elif self.no_space and self.rsm.machine.grows(operation.command):
+        elif self.core.short_of_space() and self.rsm.machine.grows(operation.command):
             done(NotTaken("no space"))
         else:
             self._submitted.append((operation, done))

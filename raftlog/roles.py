@@ -36,6 +36,7 @@ class Progress:
     heard: float = float("-inf")
     probed: float = float("-inf")
     counts: bool = True
+    no_space: bool = False
     context: int = 0
     lease_from: float = float("-inf")
     inflight: deque[tuple[int, int, float]] = field(default_factory=deque)  # (last index, bytes, sent at)

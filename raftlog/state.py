@@ -75,6 +75,7 @@ class CoreState:
         self.leader_heard = float("-inf")  # when any leader was last heard, of whatever term: stickiness and leases
         self.installing: LogId | None = None
         self.stalled = False
+        self.no_space = False
         self.outbox: list[Envelope] = []
         self.reads_done: list[ReadDone] = []
         self.images: list[Envelope] = []

@@ -164,6 +164,16 @@ def test_without_space_only_deletes_pass_and_it_ends_by_itself() -> None:
         await kv.delete("k")
         group.peers[leader].node.no_space = False
         assert await kv.put("other", b"v") == 1
+        followers = [peer for peer in group.peers if peer != leader]
+        for number, peer in enumerate(followers):
+            assert await kv.put(f"with {number} followers short of space", b"v") == 1
+            group.peers[peer].node.no_space = True
+            await trio.sleep(0.3)
+        with pytest.raises(Unavailable, match="space"):
+            await kv.put("with two", b"v")
+        group.peers[followers[0]].node.no_space = False
+        await trio.sleep(0.3)  # two heartbeats
+        assert await kv.put("with two", b"v") == 1
 
     simulate(body)
 

@@ -192,7 +192,7 @@ async def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path) -> None:
 
 async def test_too_large_a_value_is_refused_at_every_edge(tmp_path: Path) -> None:
     async with running(tmp_path / "c", SMALL) as cluster, clients(cluster) as (kv, _, rpc):
-        with pytest.raises(ValueError, match="at most"):
+        with pytest.raises(shardkv.Refused, match="at most"):
             await kv.put("k", b"x" * ((1 << 20) + 1))
         too_large = dumps([1, b"k", b"x" * ((1 << 20) + 1), None])
         reply = await rpc.call(cluster.address("server-1-0"), int(Method.WRITE), [0, 0, 0, 0, too_large], timeout_s=5)

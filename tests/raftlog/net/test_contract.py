@@ -36,7 +36,7 @@ EVERY_MESSAGE: list[Message] = [
     AppendEntries(3, LogId(2, 6), (ENTRY, ENTRY), 5, 9),
     AppendReply(3, None, 6, 4, 2, 9, False),
     Heartbeat(3, 5, 9),
-    HeartbeatReply(3, 5, 9, True),
+    HeartbeatReply(3, 5, 9, True, True),
     TransferNow(3),
     ImageChunk(3, (8, LogId(2, 7)), Membership((Member(0, 1), Member(1, 2))), 4, True, b"rows", 99),
     ImageReply(3, (8, LogId(2, 7)), 5, True),
