@@ -1,0 +1,1 @@
+"""Linearizability: histories (`history`), the search (`linearizability`), a picture of what failed (`picture`)."""
