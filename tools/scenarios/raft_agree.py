@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import trio
 
+from tools.scenarios.asserts import require
 from tools.scenarios.raft_lab import RaftLab
-from tools.scenarios.sharded import require
 from tools.sim.world import World
 
 ELECTION_S = 1.0

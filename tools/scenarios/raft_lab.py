@@ -19,7 +19,7 @@ from raftlog.node import Node, NodeLimits
 from raftlog.types import EntryKind, LogId
 from store.engine import ReadTxn, WriteTxn
 from store.keys import u64
-from tools.scenarios.sharded import require
+from tools.scenarios.asserts import require
 from tools.sim.group import SimGroup, server_name
 from tools.sim.world import World
 

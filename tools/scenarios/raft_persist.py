@@ -7,9 +7,9 @@ from functools import partial
 
 import trio
 
+from tools.scenarios.asserts import require
 from tools.scenarios.raft_agree import ELECTION_S, number
 from tools.scenarios.raft_lab import MAX_LOG_BYTES, RaftLab
-from tools.scenarios.sharded import require
 from tools.sim.world import World
 
 

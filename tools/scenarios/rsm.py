@@ -11,8 +11,8 @@ from raftlog.machine import Applied, NotLeader, NotTaken, Outcome, Refusal, Unkn
 from raftlog.node import NodeLimits
 from raftlog.types import LogId
 from store.engine import ReadTxn, WriteTxn
+from tools.scenarios.asserts import ends_within, require
 from tools.scenarios.raft_lab import RaftLab
-from tools.scenarios.sharded import ends_within, require
 from tools.sim.world import World
 
 INC, DEC, NULL = b"inc", b"dec", b"null"

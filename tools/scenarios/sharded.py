@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import trio
 
 from ctrler.controller import Controller
 from shardkv.clerk import Clerk
+from tools.scenarios.asserts import ends_within, require, stays_open
 from tools.sim.cluster import SimCluster, SimController
 from tools.sim.group import SimGroup
 from tools.sim.world import World
@@ -23,18 +23,6 @@ KEYS = 60
 GROUP_DELAY_S = 0.2
 """The labs' pause after every join and leave."""
 LIMIT_S = 120.0
-
-T = TypeVar("T")
-
-
-class ScenarioFailed(AssertionError):
-    """What a scenario asserts did not hold; the text says what."""
-
-
-def require(holds: bool, text: str) -> None:
-    """An assertion that also counts under `python -O`."""
-    if not holds:
-        raise ScenarioFailed(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +110,6 @@ class Lab5:
         require(len(done) < KEYS, f"all {KEYS} keys are served although group {group.gid} is down")
         group.start()
         await group.wait_leader()
-
-
-async def ends_within(work: Callable[[], Awaitable[T]], seconds: float, what: str) -> T:
-    """The result of `work`, which must end in time."""
-    with trio.move_on_after(seconds):
-        return await work()
-    raise ScenarioFailed(f"{what} did not end within {seconds} s")
-
-
-async def stays_open(scope_s: float, done: trio.Event, what: str) -> None:
-    """`done` must not be set for a while."""
-    with trio.move_on_after(scope_s):
-        await done.wait()
-        raise ScenarioFailed(f"{what} ended, it must not")
 
 
 # --- 5A, 5B ----------------------------------------------------------------------------------------------------------
