@@ -12,6 +12,7 @@ as unreachable, where TCP could only let the call's deadline pass.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -66,6 +67,8 @@ class SimHost:
         self.sent = 0
         self._alive = True
         self._open: dict[_Call, None] = {}  # calls that its handler has and has not answered, in order
+        self._resumed: trio.Event | None = None
+        self._held: deque[Callable[[], None]] = deque()
 
     @property
     def alive(self) -> bool:
@@ -80,6 +83,30 @@ class SimHost:
             opened, self._open = self._open, {}
             for call in opened:
                 call.server_died()
+
+    def pause(self) -> None:
+        """As by SIGSTOP: what comes in waits. Its tasks must wait for `resumed` themselves."""
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        """Take what has come meanwhile, in order."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+            while self._held and self._resumed is None:
+                self._held.popleft()()
+
+    async def resumed(self) -> None:
+        """Wait while it is paused."""
+        while self._resumed is not None:
+            await self._resumed.wait()
+
+    def hold(self, act: Callable[[], None]) -> bool:
+        """Whether it is paused; then `act` is done once it is not."""
+        if self._resumed is not None:
+            self._held.append(act)
+        return self._resumed is not None
 
     def took(self, call: _Call) -> None:
         """Its handler has the call."""
@@ -263,7 +290,7 @@ class SimTransport:
         if host is None or not host.alive or not self.host.alive or not self.net.reaches(self.host.name, host.name):
             return
         sink = host.sinks.get((self.gid, to))
-        if sink is None:
+        if sink is None or host.hold(lambda: self._arrive(host, sender, to, data)):
             return
         message = decode_message(loads(data))
         host.received += int(isinstance(message, PeerRequest))
@@ -284,6 +311,7 @@ class SimRpcClient:
     ) -> Any:
         """See `RpcClient.call`. By the labs' model a lost request or reply fails at once, not at the time-out. On a dead
         host it never returns: an error would only send a clerk that nobody has cancelled yet round and round."""
+        await self.host.resumed()
         if not self.host.alive:
             await trio.sleep_forever()
         try:
@@ -319,7 +347,7 @@ class _Call:
         self.failed: CallFailed | None = None
 
     def _end(self, failed: CallFailed | None, body: bytes | None = None) -> None:
-        if not self.done.is_set() and self.host.alive:
+        if not self.done.is_set() and self.host.alive and not self.host.hold(lambda: self._end(failed, body)):
             self.failed, self.body = failed, body
             self.done.set()
 
@@ -345,6 +373,8 @@ class _Call:
         if server is None or not server.alive or server.requests is None or not net.reaches(source, self.address):
             unreachable_s = net.conditions_of(source, self.address).unreachable_s
             self._fail("unreachable", sent=False, after_s=net.rng.uniform(*unreachable_s))
+            return
+        if server.hold(lambda: self._arrive(server)):
             return
         server.took(self)
         net.on_event("request", trio.current_time(), source, self.address, self.data)

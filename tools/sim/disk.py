@@ -37,7 +37,8 @@ class DiskConditions:
 
 
 class SimWriter:
-    """See the protocol `Writer`. `later(delay_s, act)` is the world's scheduler."""
+    """See the protocol `Writer`. `later(delay_s, act)` is the world's scheduler; `hold(act)` is true while the peer is
+    paused: commits go on, but it is told of them later."""
 
     def __init__(
         self,
@@ -46,11 +47,16 @@ class SimWriter:
         rng: Random,
         on_fatal: Callable[[BaseException], Any],
         conditions: DiskConditions | None = None,
+        *,
+        hold: Callable[[Callable[[], None]], bool] = lambda act: False,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._later = later
         self._rng = rng
         self._on_fatal = on_fatal
+        self._hold = hold
+        self._on_commit = on_commit
         self.conditions = conditions or DiskConditions()
         self.commits = 0
         self._jobs: deque[tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float]] = deque()
@@ -103,10 +109,11 @@ class SimWriter:
             self._on_fatal(error)
             return
         self.commits += 1
+        self._on_commit()
         self._later(self._rng.uniform(*self.conditions.announce_s), lambda: self._announce(result))
 
     def _announce(self, result: Any) -> None:
-        if self._fenced:
+        if self._fenced or self._hold(lambda: self._announce(result)):
             return
         _, on_done, _ = self._jobs.popleft()
         self._running = False
@@ -114,7 +121,10 @@ class SimWriter:
             self._begin()
         else:
             self._idle.set()
-        on_done(result)
+        try:
+            on_done(result)
+        except StoreError as error:
+            self._on_fatal(error)
 
     def fence(self) -> None:
         """See `Writer.fence`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +12,14 @@ from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
 from raftlog.durable import LOG_TABLES, fill_log, fill_state, recover, state_tables
 from raftlog.machine import StateMachine
+from raftlog.net.base import Request
 from raftlog.net.sim import SimHost
 from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
 from raftlog.types import Member, Membership
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
-from store.engine import Fenced
+from store.engine import StoreError
 from store.memory_engine import MemoryEngine
 from tools.sim.disk import SimWriter
 from tools.sim.world import World
@@ -29,9 +30,21 @@ def server_name(gid: int, peer: int) -> str:
     return f"server-{gid}-{peer}"
 
 
+class SimNode(Node):
+    """A node that stands still while its host is paused."""
+
+    def __init__(self, host: SimHost, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._host = host
+
+    async def _sleep(self) -> None:
+        await super()._sleep()
+        await self._host.resumed()
+
+
 @dataclass(slots=True)
 class SimPeer:
-    """One running peer."""
+    """One running peer. `died` is called with what it must die of."""
 
     host: SimHost
     node: Node
@@ -40,6 +53,7 @@ class SimPeer:
     log: SimWriter
     state: SimWriter
     scope: trio.CancelScope
+    died: Callable[[BaseException], None]
     tasks: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     def crash(self) -> None:
@@ -104,20 +118,23 @@ class SimGroup:
             self.died.append((peer, error))
             self.crash(peer)
 
+        clock = world.clock(name)
         log = world.writer(host, "log", log_disk, fatal)
         state = world.writer(host, "state", state_disk, fatal)
         restored = recover(log.engine, state.engine, world.wall_ms())
         rsm = Rsm(machine, state)
         rng = world.rng("election", name, restored.boot)
-        core = RaftCore(peer, self.config, restored, rng, world.now())
+        make = RaftCore if world.watch is None else world.watch.core_of(self.gid, log_disk)
+        core = make(peer, self.config, restored, rng, clock())
         transport = world.net.transport(host, self.gid, self.names)
-        node = Node(
+        node = SimNode(
+            host,
             core,
             rsm,
             log,
             transport,
             incarnation=1,
-            clock=world.now,
+            clock=clock,
             wall_ms=world.wall_ms,
             fatal=fatal,
             limits=self.limits,
@@ -127,8 +144,8 @@ class SimGroup:
         server = None
         if isinstance(machine, VersionedMachine):
             server = GroupServer(node, machine, self.names.get)
-            host.requests = server.on_requests
-        alive = SimPeer(host, node, machine, server, log, state, trio.CancelScope())
+            host.requests = self._guarded(server, fatal)
+        alive = SimPeer(host, node, machine, server, log, state, trio.CancelScope(), fatal)
         self.peers[peer] = alive
         world.nursery.start_soon(self._run, alive)
         if self.service is not None:
@@ -142,9 +159,20 @@ class SimGroup:
                         nursery.start_soon(task)
                     await peer.node.run()
                     nursery.cancel_scope.cancel()
-        except* Fenced:
+        except* StoreError as errors:
             if peer.host.alive:  # a dead one's last turn before its cancellation reaches nothing: as it must be
-                raise
+                peer.died(errors.exceptions[0])
+
+    def _guarded(
+        self, server: GroupServer, fatal: Callable[[BaseException], None]
+    ) -> Callable[[Sequence[Request]], None]:
+        def on_requests(requests: Sequence[Request]) -> None:
+            try:
+                server.on_requests(requests)
+            except StoreError as error:
+                fatal(error)
+
+        return on_requests
 
     def crash(self, *peers: int) -> None:
         """Kill these peers (all without arguments): what was not durable is lost."""

@@ -18,6 +18,7 @@ import trio.testing
 from raftlog.net.sim import RELIABLE, NetConditions, SimHost, SimNetwork
 from store.memory_engine import MemoryDisk, MemoryEngine
 from tools.sim.disk import DiskConditions, SimWriter
+from tools.sim.watch import Watch
 
 T = TypeVar("T")
 
@@ -63,6 +64,10 @@ class World:
         self.net.on_event = self.trace.add
         self.disk_conditions = disk
         self.disks: dict[tuple[str, str], MemoryDisk] = {}
+        self.clocks: dict[str, Callable[[], float]] = {}
+        """The monotonic clocks of hosts that do not run at the world's speed."""
+        self.watch: Watch | None = None
+        """Set to have every core watched from its start on."""
         self._boots: dict[str, int] = {}
         nursery.start_soon(self.net.pump)
 
@@ -73,6 +78,10 @@ class World:
     def now(self) -> float:
         """Virtual seconds since the world began."""
         return trio.current_time()
+
+    def clock(self, name: str) -> Callable[[], float]:
+        """The monotonic clock of a host."""
+        return self.clocks.get(name, trio.current_time)
 
     def wall_ms(self) -> int:
         """Wall time as the peers see it."""
@@ -95,7 +104,15 @@ class World:
     def writer(self, host: SimHost, kind: str, disk: MemoryDisk, on_fatal: Callable[[BaseException], Any]) -> SimWriter:
         """A writer on a disk, for the life of a host."""
         rng = self.rng("disk", host.name, kind, self._boots[host.name])
-        return SimWriter(MemoryEngine(disk), self.net.later, rng, on_fatal, self.disk_conditions)
+        return SimWriter(
+            MemoryEngine(disk),
+            self.net.later,
+            rng,
+            on_fatal,
+            self.disk_conditions,
+            hold=host.hold,
+            on_commit=lambda: self.trace.add("commit", self.now(), host.name, kind),
+        )
 
 
 def simulate(

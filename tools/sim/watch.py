@@ -1,0 +1,193 @@
+"""Cores under watch: after every call of a core its state, its step and its group are checked, and every promise that leaves
+is held against what a power cut at that moment would leave on its disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from raftlog.codec import loads, unpack_entry, unpack_hard_state, unpack_log_id
+from raftlog.config import RaftConfig
+from raftlog.core import RaftCore
+from raftlog.durable import index_key
+from raftlog.invariants import GroupWitness, InvariantBroken, check, check_step, check_taken, snapshot
+from raftlog.leading import Refusal
+from raftlog.messages import AppendReply, Envelope, HeartbeatReply, ImageReply, Message, RequestVote, VoteReply
+from raftlog.state import Effects
+from raftlog.types import HardState, LogId, Membership, PeerId, Restored
+from store.memory_engine import MemoryDisk, MemoryEngine
+
+
+class Watch:
+    """All the cores of a world. `steps` counts the checked calls; `rare` the branches that cores say are rare, of cores that
+    are gone too. With `invariants` off nothing is checked, only counted."""
+
+    def __init__(self, *, invariants: bool = True) -> None:
+        self.invariants = invariants
+        self.groups: dict[int, GroupWitness] = {}
+        self.cores: list[tuple[int, WatchedCore]] = []
+        self.steps = 0
+
+    def core_of(self, gid: int, disk: MemoryDisk) -> Callable[[PeerId, RaftConfig, Restored, Random, float], RaftCore]:
+        """Makes the watched cores of one peer."""
+        witness = self.groups.setdefault(gid, GroupWitness())
+
+        def make(me: PeerId, config: RaftConfig, restored: Restored, rng: Random, now: float) -> RaftCore:
+            core = WatchedCore(self, witness, disk, me, config, restored, rng, now)
+            self.cores.append((gid, core))
+            return core
+
+        return make
+
+    @property
+    def rare(self) -> dict[str, int]:
+        """How often each rare branch was reached."""
+        found: dict[str, int] = {}
+        for _, core in self.cores:
+            for name, count in core.state.rare.items():
+                found[name] = found.get(name, 0) + count
+        return found
+
+    def check_logs(self, gid: int, cores: list[RaftCore]) -> None:
+        """The whole logs of a group's living cores, against each other."""
+        if self.invariants:
+            self.groups[gid].check_logs(cores)
+
+
+class WatchedCore(RaftCore):
+    """A core that is looked at after every call."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        witness: GroupWitness,
+        disk: MemoryDisk,
+        me: PeerId,
+        config: RaftConfig,
+        restored: Restored,
+        rng: Random,
+        now: float,
+    ) -> None:
+        super().__init__(me, config, restored, rng, now)
+        self._watch = watch
+        self._witness = witness
+        self._disk = MemoryEngine(disk)
+        self._before = snapshot(self)
+
+    def _look(self) -> None:
+        self._watch.steps += 1
+        if self._watch.invariants:
+            check(self)
+            self._before = check_step(self._before, self)
+            self._witness.observe(self)
+
+    # --- calls that change it --------------------------------------------------------------------------------------
+
+    def on_time(self, now: float) -> None:
+        """See `RaftCore.on_time`."""
+        super().on_time(now)
+        self._look()
+
+    def step(self, envelope: Envelope, now: float) -> None:
+        """See `RaftCore.step`."""
+        super().step(envelope, now)
+        self._look()
+
+    def propose_many(self, items: Any, now: float) -> list[LogId | Refusal]:
+        """See `RaftCore.propose_many`."""
+        outcomes = super().propose_many(items, now)
+        self._look()
+        return outcomes
+
+    def read(self, token: Any, now: float) -> None:
+        """See `RaftCore.read`."""
+        super().read(token, now)
+        self._look()
+
+    def transfer(self, to: PeerId, now: float) -> bool:
+        """See `RaftCore.transfer`."""
+        taken = super().transfer(to, now)
+        self._look()
+        return taken
+
+    def saved(self, ticket: int, now: float) -> None:
+        """See `RaftCore.saved`."""
+        super().saved(ticket, now)
+        self._look()
+
+    def applied(self, index: int) -> None:
+        """See `RaftCore.applied`."""
+        super().applied(index)
+        self._look()
+
+    def compacted(self, to: LogId) -> None:
+        """See `RaftCore.compacted`."""
+        super().compacted(to)
+        self._look()
+
+    def installed(self, at: LogId, membership: Membership) -> None:
+        """See `RaftCore.installed`."""
+        super().installed(at, membership)
+        self._look()
+
+    def take(self) -> Effects:
+        """See `RaftCore.take`. What leaves is held against the disk."""
+        effects = super().take()
+        if self._watch.invariants:
+            check_taken(self, effects)
+            for envelope in effects.send:
+                self._check_promise(envelope)
+        self._look()
+        return effects
+
+    # --- promises against the disk ---------------------------------------------------------------------------------
+
+    def _check_promise(self, envelope: Envelope) -> None:
+        """Law 2 against the bytes: what leaves would still be true after a power cut now."""
+        message, term = envelope.message, self.state.term
+        if message.term != term:
+            return
+        match message:
+            case RequestVote(pre=False):
+                hard = self._hard()
+                self._require(hard.term == term and hard.vote == self.state.me, message)
+            case VoteReply(granted=True, pre=False):
+                hard = self._hard()
+                self._require(hard.term == term and hard.vote == envelope.to, message)
+            case AppendReply(match=int(index)) | HeartbeatReply(match=index) if index > 0:
+                self._check_durable(index, message)
+            case ImageReply(image=(_, at), installed=True):
+                self._check_durable(at.index, message)
+            case _:
+                pass
+
+    def _check_durable(self, index: int, message: Message) -> None:
+        """The term, and the log's entry at `index`, are on the disk as the core has them. Those below were looked at when
+        they were promised, and `check_step` sees that they stay."""
+        self._require(self._hard().term >= self.state.term, message)
+        log = self.state.log
+        if index <= log.base.index:
+            return
+        with self._disk.read() as txn:
+            base = txn.get("meta", b"base")
+            assert base is not None
+            durable_base = unpack_log_id(loads(base)[0])
+            if index <= durable_base.index:
+                return
+            payload = txn.get("entries", index_key(index))
+        found = None if payload is None else unpack_entry(loads(payload)).term
+        self._require(found == log.term_at(index), message)
+
+    def _hard(self) -> HardState:
+        with self._disk.read() as txn:
+            payload = txn.get("meta", b"hard")
+        assert payload is not None
+        return unpack_hard_state(loads(payload))
+
+    def _require(self, holds: bool, message: Message) -> None:
+        if not holds:
+            state = self.state
+            raise InvariantBroken(
+                f"peer {state.me} (term {state.term}) sent {message}, which its disk does not bear out"
+            )
