@@ -38,7 +38,7 @@ from ctrler.records import (
 )
 from shardkv.commands import Code, Method
 from shardkv.config import NSHARDS, ShardConfig
-from shardkv.errors import Maybe, NoKey, Refused, VersionMismatch
+from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.routing import Routing
 
 MOVES_AT_ONCE = 16
@@ -172,10 +172,8 @@ class Controller:
         return await self._change(make, request)
 
     async def leave(self, gids: Sequence[int], request: bytes = b"") -> int:
-        """Let groups go and rebalance. Raises `Refused` for a stranger, and for the last group while it holds data."""
-        current, _ = await self.current()
-        if current.groups and set(current.groups) <= set(gids):
-            await self._require_empty(current)
+        """Let groups go and rebalance. Raises `Refused` for a stranger, and for the last group while it holds data; should
+        a key be written between that look and the freeze, the group keeps it, and the change waits until it is gone."""
         return await self._change(lambda config: config.leave(list(gids)), request)
 
     async def move(self, shard: int, gid: int, request: bytes = b"") -> int:
@@ -202,8 +200,13 @@ class Controller:
                 raise Refused(str(error)) from error
             if new is None:
                 return current.num
+            if not new.groups:
+                await self._require_empty(current)
             if await self._post(current, new, request):
-                await self._finish(new.num)
+                try:
+                    await self._finish(new.num)
+                except Unavailable as error:
+                    raise Maybe(f"change {new.num} is posted and will be finished: {error}") from error
                 return new.num
 
     async def _outcome_of(self, request: bytes) -> int | None:

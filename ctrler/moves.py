@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import trio
+
 from raftlog.codec import CodecError
 from shardkv.commands import (
     EMPTY_SUMMARY,
@@ -27,10 +29,14 @@ from shardkv.commands import (
     ok_fields,
     unpack_summary,
 )
+from shardkv.config import NOBODY
 from shardkv.errors import Unavailable
 
 PATIENCE_S = 1.0
 """How long a group may be silent before it is asked again whether the change is still ours to make."""
+
+NO_SPACE_S = 0.2
+"""How long to wait before a group that is short of space is asked again."""
 
 
 class Fenced(Exception):
@@ -124,7 +130,8 @@ class Mover:
         self, group: Group, shard: int, step: str, ask: Callable[[], Awaitable[list[Any]]], fields: int
     ) -> Reply:
         """One answer of the group, however long it takes. Raises `Fenced` on a stale number."""
-        self._told(Step(shard, step, group.gid, self._now()), shard)
+        began = self._now()
+        self._told(Step(shard, step, group.gid, began), shard)
         while True:
             try:
                 body = await ask()
@@ -140,6 +147,12 @@ class Mover:
                 raise Fenced(
                     f"group {group.gid} has seen change {reply.fields[0]} for shard {shard}, we make {self.num}"
                 )
+            if reply.code is Code.NO_SPACE:
+                if await self._fenced():
+                    raise Fenced(f"change {self.num} was finished by somebody else")
+                self._told(Step(shard, f"{step}, no space", group.gid, began), shard)
+                await trio.sleep(NO_SPACE_S)
+                continue
             return reply
 
     async def _command(self, group: Group, step: str, command: Freeze | InstallChunk | Install) -> Reply:
@@ -166,6 +179,11 @@ class Mover:
 
     async def _freeze(self, source: Group, shard: int, gid: int, addresses: tuple[str, ...]) -> Summary:
         reply = await self._command(source, "freeze", Freeze(shard, self.num, gid, addresses))
+        while reply.code is Code.REFUSED and gid == NOBODY:  # it still holds keys: it goes on serving them
+            if await self._fenced():
+                raise Fenced(f"change {self.num} was finished by somebody else")
+            await trio.sleep(PATIENCE_S)
+            reply = await self._command(source, "freeze, holds keys", Freeze(shard, self.num, gid, addresses))
         if reply.code is Code.GONE:
             raise Fenced(f"shard {shard} was moved and deleted by somebody else")
         if reply.code is not Code.OK:

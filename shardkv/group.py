@@ -42,7 +42,7 @@ from shardkv.commands import (
     encode_entries,
     error,
 )
-from shardkv.config import MAX_SHARDS, NSHARDS, shard_of
+from shardkv.config import MAX_SHARDS, NOBODY, NSHARDS, shard_of
 from shardkv.kvmachine import Control, VersionedMachine
 from shardkv.shards import (
     NO_SHARD,
@@ -144,6 +144,10 @@ class GroupMachine(VersionedMachine):
         match command:
             case Freeze():
                 if action is Action.FREEZE:
+                    if command.gid == NOBODY and record.rows:
+                        return error(
+                            Code.REFUSED, f"shard {shard} holds {record.rows} keys, and nobody is to have them"
+                        )
                     record = record._replace(
                         state=State.FROZEN, num=command.num, gid=command.gid, addresses=command.addresses
                     )

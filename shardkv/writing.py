@@ -9,7 +9,7 @@ import trio
 
 from raftlog.codec import CodecError
 from shardkv.client_session import ShardSession, Stamp
-from shardkv.commands import Code, Command, Method, Reply, decode_reply, encode_command, ok_fields
+from shardkv.commands import Code, Command, Delete, Method, Put, Reply, decode_reply, encode_command, ok_fields
 from shardkv.errors import KvError, Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.group_clerk import Attempt, GroupClerk
 
@@ -44,12 +44,18 @@ class Write:
         self.session = session
         self.stamp = session.begin() if session is not None else PLAIN
         self.open = False
+        """A try may have taken effect, now or later."""
+        self.unconditional = isinstance(command, Put | Delete) and command.version is None
 
     async def attempt(self, group: GroupClerk) -> Reply | None:
-        """One try; None if it must be repeated. Raises `Maybe` if the session is gone and an earlier try is open."""
+        """One try; None if it must be repeated. Raises `Maybe` if it may have taken effect and must not be repeated: the
+        session is gone, or there is none and the write is one of any version, which could take effect twice."""
+        before, self.open = self.open, True  # for as long as it is on its way: the deadline may cut it off
         attempt: Attempt = await group.attempt(Method.WRITE, [*self.stamp, self.data])
-        self.open = self.open or attempt.open
+        self.open = before or attempt.open
         if attempt.reply is None:
+            if self.open and self.session is None and self.unconditional:
+                raise Maybe(f"it was sent once, without a session: {attempt.why}")
             return None
         try:
             reply = decode_reply(attempt.reply, ok_fields(self.command))
@@ -67,6 +73,8 @@ class Write:
 
     def finish(self, reply: Reply) -> Any:
         """The outcome; raises what the reply is, see `outcome`."""
+        if self.open and reply.code in (Code.NO_SPACE, Code.REFUSED):
+            raise Maybe(f"an earlier try may have taken effect; this one was refused: {reply.why}")
         return outcome(reply, open_before=self.open and self.session is None)
 
     def end(self) -> None:

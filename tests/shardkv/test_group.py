@@ -92,6 +92,17 @@ def test_a_frozen_shard_refuses_gets_and_puts_and_says_where_it_goes() -> None:
     assert box.get(HERE[0]) == there
 
 
+def test_a_shard_with_keys_is_not_frozen_for_nobody() -> None:
+    """Found by simulation, seed 11: the last group left with data that came after the controller had looked."""
+    box = group()
+    box.do(Put(HERE[0], b"v"))
+    refused = box.do(Freeze(SHARD, 2, 0, ()))
+    assert refused[0] == Code.REFUSED and "holds 1 keys" in refused[1]
+    assert box.get(HERE[0]) == [Code.OK, b"v", 1]
+    box.do(Delete(HERE[0]))
+    assert box.do(Freeze(SHARD, 2, 0, ()))[0] == Code.OK
+
+
 def test_wrong_group_is_never_remembered_by_a_session() -> None:
     box = group()
     box.do(Freeze(SHARD, 2, 7, ()))

@@ -175,7 +175,7 @@ class Moves(RuleBasedStateMachine):
         source, target = move.source, 1 - move.source
         if move.step == 0:
             assert self.order(target, InstallChunk(shard, move.num, b"", b""))[0] == Code.OK
-            reply = self.order(source, Freeze(shard, move.num, target, ("there",)))
+            reply = self.order(source, Freeze(shard, move.num, target + 1, ("there",)))
             assert reply[0] == Code.OK
             move.summary = unpack_summary(reply[1])
             move.step = 1

@@ -5,6 +5,7 @@ client hosts, as in the labs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from shardkv.config import NSHARDS, ShardConfig
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
 from shardkv.kv_clerk import KvClerk
-from shardkv.kvmachine import KvMachine
+from shardkv.kvmachine import KvMachine, VersionedMachine
 from shardkv.kvsrv import KvServer
 from shardkv.router import Router
 from shardkv.routing import Routing
@@ -94,8 +95,12 @@ class SimCluster:
         service: bool = False,
         config: RaftConfig | None = None,
         limits: NodeLimits | None = None,
+        lease_reads: bool = False,
+        watched: Callable[[VersionedMachine, int], VersionedMachine] = lambda machine, gid: machine,
     ) -> None:
         self.world = world
+        self.lease_reads = lease_reads
+        self.watched = watched
         self.replicas = replicas
         self.shards = shards
         self.config = config
@@ -146,9 +151,10 @@ class SimCluster:
                 self.world,
                 gid,
                 self.replicas,
-                lambda: GroupMachine(self.shards),
+                lambda: self.watched(GroupMachine(self.shards), gid),
                 config=self.config,
                 limits=self.limits,
+                lease_reads=self.lease_reads,
             )
         return self.groups[gid]
 
@@ -194,11 +200,11 @@ class SimCluster:
 
         return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions)
 
-    def service_clerk(self, *, deadline_s: float | None = None) -> Clerk:
+    def service_clerk(self, *, deadline_s: float | None = None, sessions: bool = True) -> Clerk:
         """A routing clerk that asks the controller peers, as in production."""
         host = self.client_host()
         rng = self.world.rng("clerk", host.name)
-        return make_clerk(self.world.net.rpc(host), self.store.addresses, rng, deadline_s=deadline_s)
+        return make_clerk(self.world.net.rpc(host), self.store.addresses, rng, deadline_s=deadline_s, sessions=sessions)
 
     def controller_clerk(self) -> ControllerClerk:
         """A clerk of the controller peers."""

@@ -75,6 +75,10 @@ class SimWriter:
         """See `Writer.busy_since`."""
         return self._jobs[0][2] if self._jobs else None
 
+    def stuck(self) -> bool:
+        """A commit has taken longer than any healthy one."""
+        return self.busy_since is not None and trio.current_time() - self.busy_since > 0.1
+
     def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
         """See `Writer.submit`."""
         if self._fenced:

@@ -1,0 +1,310 @@
+"""The nemesis: draws faults from those that the shape has, and ends each one. Every fault that took place is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from random import Random
+
+import trio
+
+from store.engine import StoreError
+from store.memory_engine import MemoryDisk
+from tools.sim.cluster import SimCluster, SimKvServer
+from tools.sim.group import SimGroup
+from tools.sim.world import World
+from tools.swarm.changes import Changer
+from tools.swarm.shape import Shape
+
+Member = tuple[SimGroup, int]
+"""A peer of a group, up or down."""
+
+
+class Nemesis:
+    """Of one world. `marks` counts what it did; `lost` are peers that are gone for good (a corrupted record), never so many
+    that a group has no quorum without them."""
+
+    def __init__(self, world: World, cluster: SimCluster, shape: Shape, changers: list[Changer], rng: Random) -> None:
+        self.world = world
+        self.cluster = cluster
+        self.shape = shape
+        self.changers = changers
+        self.rng = rng
+        self.marks: dict[str, int] = {}
+        self.lost: set[str] = set()
+        self.resting = False
+        self._acts: dict[str, Callable[[float], Awaitable[bool]]] = {
+            "crash one": lambda s: self._crash(s, self._some(1)),
+            "crash a leader": lambda s: self._crash(s, self._leader()),
+            "crash a majority": lambda s: self._crash(s, self._majority()),
+            "crash all": lambda s: self._crash(s, self._everybody()),
+            "pause": lambda s: self._pause(s, self._some(1)),
+            "pause a leader": lambda s: self._pause(s, self._leader()),
+            "isolate a leader": self._isolate_leader,
+            "split": self._split,
+            "ring": self._ring,
+            "one-way cut": self._one_way,
+            "cut a group from another": self._cut_groups,
+            "bad link": self._bad_link,
+            "disk stalls": lambda s: self._disk(s, stall=0.2),
+            "disk hangs": lambda s: self._disk(s, stall=1.0, hang=True),
+            "disk errors": lambda s: self._disk(s, error=0.2),
+            "no space": self._no_space,
+            "corrupt a record": self._corrupt,
+            "transfer leadership": self._transfer,
+            "compact": self._compact,
+            "cut a controller": self._cut_controller,
+            "crash a controller": self._crash_controller,
+        }
+
+    async def run(self) -> None:
+        """One fault after another, some at the same time, until cancelled. A peer that died by itself is started again."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._supervise)
+            names = sorted(self.shape.faults)
+            weights = [self.shape.faults[name] for name in names]
+            while names:
+                await trio.sleep(self.rng.expovariate(1 / self.shape.fault_every_s))
+                name = self.rng.choices(names, weights)[0]
+                nursery.start_soon(self._one, name, self.rng.expovariate(1 / self.shape.fault_s))
+
+    async def _one(self, name: str, seconds: float) -> None:
+        self.world.trace.add("fault", self.world.now(), name, f"{seconds:.3f}")
+        if await self._acts[name](seconds):
+            self.mark(name)
+
+    async def _supervise(self) -> None:
+        """Start again what died of its disk, unless it is lost."""
+        while True:
+            await trio.sleep(0.5 + self.rng.random())
+            for group in self.groups():
+                for peer, _ in list(group.died):
+                    if peer not in group.peers:
+                        self.start(group, peer)
+                group.died.clear()
+
+    # --- whom -----------------------------------------------------------------------------------------------------
+
+    def groups(self) -> list[SimGroup]:
+        """All Raft groups, the controllers' first."""
+        store = self.cluster.store
+        first = [store] if isinstance(store, SimGroup) else []
+        return first + [self.cluster.groups[gid] for gid in sorted(self.cluster.groups)]
+
+    def _group(self) -> SimGroup:
+        return self.rng.choice(self.groups())
+
+    def _some(self, count: int) -> list[Member]:
+        group = self._group()
+        up = sorted(group.peers)
+        return [(group, peer) for peer in self.rng.sample(up, min(count, len(up)))]
+
+    def _leader(self) -> list[Member]:
+        group = self._group()
+        return [(group, peer) for peer in group.leaders()[:1]]
+
+    def _majority(self) -> list[Member]:
+        group = self._group()
+        up = sorted(group.peers)
+        return [(group, peer) for peer in self.rng.sample(up, min(group.membership.quorum, len(up)))]
+
+    def _everybody(self) -> list[Member]:
+        groups = self.groups() if self.rng.random() < 0.5 else [self._group()]
+        return [(group, peer) for group in groups for peer in sorted(group.peers)]
+
+    def start(self, group: SimGroup, peer: int, *, although_lost: bool = False) -> bool:
+        """Start a peer from its disk, and whether the disk was refused. A lost one may only try: it goes on as long as
+        nobody reads what is wrong, but nothing is to depend on it."""
+        name = group.names[peer]
+        if self.resting or peer in group.peers or (name in self.lost and not although_lost):
+            return False
+        try:
+            group.start(peer)
+        except StoreError:
+            assert name in self.lost, f"{name} refuses a disk that nobody damaged"
+            return True
+        return False
+
+    def mark(self, name: str) -> None:
+        """It took place."""
+        self.marks[name] = self.marks.get(name, 0) + 1
+
+    # --- crashes and pauses ---------------------------------------------------------------------------------------
+
+    async def _crash(self, seconds: float, members: list[Member]) -> bool:
+        store = self.cluster.store
+        server = isinstance(store, SimKvServer) and self.rng.random() < 0.3
+        if server:
+            store.crash()
+        for group, peer in members:
+            group.crash(peer)
+        await trio.sleep(seconds)
+        if self.resting:
+            return True
+        if server:
+            store.start()
+        for group, peer in members:
+            self.start(group, peer)
+        return bool(members) or server
+
+    async def _pause(self, seconds: float, members: list[Member]) -> bool:
+        hosts = [group.peers[peer].host for group, peer in members]
+        for host in hosts:
+            host.pause()
+        await trio.sleep(seconds)
+        for host in hosts:
+            host.resume()
+        return bool(hosts)
+
+    # --- the network ----------------------------------------------------------------------------------------------
+
+    async def _cut(self, seconds: float, cuts: set[tuple[str, str]]) -> bool:
+        net = self.world.net
+        for source, target in sorted(cuts):
+            net.block(source, target)
+        await trio.sleep(seconds)
+        for source, target in sorted(cuts):
+            net.unblock(source, target)
+        return bool(cuts)
+
+    async def _isolate_leader(self, seconds: float) -> bool:
+        members = self._leader()
+        cuts = set()
+        for group, peer in members:
+            name = group.names[peer]
+            others = [other for other in group.names.values() if other != name]
+            if self.rng.random() < 0.4:  # from everybody, clients too
+                others = [other for other in sorted(self.world.net.hosts) if other != name]
+            cuts |= {(name, other) for other in others} | {(other, name) for other in others}
+        return await self._cut(seconds, cuts)
+
+    async def _split(self, seconds: float) -> bool:
+        """All hosts in two sides."""
+        names = sorted(self.world.net.hosts)
+        side = {name for name in names if self.rng.random() < 0.5}
+        return await self._cut(seconds, {(a, b) for a in names for b in names if (a in side) != (b in side)})
+
+    async def _ring(self, seconds: float) -> bool:
+        """Overlapping majorities: each peer of a group reaches only its neighbours."""
+        names = list(self._group().names.values())
+        near = {(a, b) for i, a in enumerate(names) for b in (names[i - 1], names[(i + 1) % len(names)])}
+        far = {(a, b) for a in names for b in names if a != b} - near
+        if len(names) == 3:
+            far = {(names[0], names[1]), (names[1], names[0])}
+        return await self._cut(seconds, far)
+
+    async def _one_way(self, seconds: float) -> bool:
+        group = self._group()
+        name = self.rng.choice(list(group.names.values()))
+        others = [other for other in group.names.values() if other != name]
+        inward = self.rng.random() < 0.5
+        return await self._cut(seconds, {(o, name) if inward else (name, o) for o in others})
+
+    async def _cut_groups(self, seconds: float) -> bool:
+        """Between two groups, or a group and the clients."""
+        groups = self.groups()
+        one = self.rng.choice(groups)
+        clients = [name for name in sorted(self.world.net.hosts) if not name.startswith("server")]
+        others = [list(g.names.values()) for g in groups if g is not one] + [clients]
+        other = self.rng.choice(others)
+        return await self._cut(seconds, {p for a in one.names.values() for b in other for p in ((a, b), (b, a))})
+
+    async def _bad_link(self, seconds: float) -> bool:
+        """One link loses and delays much, in one direction or both."""
+        net, names = self.world.net, list(self._group().names.values())
+        if len(names) < 2:
+            return False
+        a, b = self.rng.sample(names, 2)
+        bad = replace(net.conditions, request_loss=0.5, reply_loss=0.5, delay_s=(0.01, 0.3))
+        links = [(a, b), (b, a)][: self.rng.randint(1, 2)]
+        for link in links:
+            net.links[link] = bad
+        await trio.sleep(seconds)
+        for link in links:
+            net.links.pop(link, None)
+        return True
+
+    # --- disks ----------------------------------------------------------------------------------------------------
+
+    async def _disk(self, seconds: float, *, stall: float = 0.0, error: float = 0.0, hang: bool = False) -> bool:
+        """One peer's disk; errors kill it, a hang makes it give up."""
+        members = self._leader() if self.rng.random() < 0.5 else self._some(1)
+        writers = [w for group, peer in members for w in (group.peers[peer].log, group.peers[peer].state)]
+        for writer in writers:
+            stall_s = (6.0, 9.0) if hang else (0.05, 1.0)
+            writer.conditions = replace(writer.conditions, stall=stall, error=error, stall_s=stall_s)
+        await trio.sleep(seconds)
+        for writer in writers:
+            writer.conditions = self.shape.disk
+        return bool(writers)
+
+    async def _no_space(self, seconds: float) -> bool:
+        peers = [group.peers[peer] for group, peer in (self._majority() if self.rng.random() < 0.5 else self._leader())]
+        for peer in peers:
+            peer.node.no_space = True
+        await trio.sleep(seconds)
+        for peer in peers:
+            peer.node.no_space = False
+        return bool(peers)
+
+    async def _corrupt(self, seconds: float) -> bool:
+        """A bit of a record of one peer flips. It is lost from then on: it must notice before it says anything wrong."""
+        for group, peer in self._some(1):
+            name = group.names[peer]
+            gone = {n for n in group.names.values() if n in self.lost} | {name}
+            if len(group.names) - len(gone) < group.membership.quorum:
+                return False
+            disks = [d for (host, _), d in sorted(self.world.disks.items()) if host == name]
+            if not corrupt_some_record(self.rng.choice(disks), self.rng):
+                return False
+            self.lost.add(name)
+            await trio.sleep(seconds)
+            group.crash(peer)
+            found = self.start(group, peer, although_lost=True)
+            self.mark("corruption found at start" if found else "corruption not read at start")
+            return True
+        return False
+
+    # --- what a group does itself ---------------------------------------------------------------------------------
+
+    async def _transfer(self, seconds: float) -> bool:
+        for group, peer in self._leader():
+            node = group.peers[peer].node
+            to = self.rng.choice(sorted(group.names))
+            return node.core.transfer(to, node.clock())
+        return False
+
+    async def _compact(self, seconds: float) -> bool:
+        """Purge the log down to nothing for a while, so that who is behind needs an image."""
+        for group, peer in self._leader():
+            node = group.peers[peer].node
+            before, node.limits = node.limits, replace(node.limits, log_bytes=1, keep_bytes=0)
+            await trio.sleep(seconds)
+            node.limits = before
+            return True
+        return False
+
+    async def _cut_controller(self, seconds: float) -> bool:
+        hosts = [c.controller.host.name for c in self.changers if c.controller is not None and c.controller.host.alive]
+        if not hosts:
+            return False
+        name = self.rng.choice(hosts)
+        others = [other for other in sorted(self.world.net.hosts) if other != name]
+        return await self._cut(seconds, {p for o in others for p in ((o, name), (name, o))})
+
+    async def _crash_controller(self, seconds: float) -> bool:
+        alive = [c for c in self.changers if c.controller is not None and c.controller.host.alive]
+        if not alive:
+            return False
+        self.rng.choice(alive).crash()
+        return True
+
+
+def corrupt_some_record(disk: MemoryDisk, rng: Random) -> bool:
+    """Flip a bit of one record; False if there is none."""
+    tables = [name for name, table in sorted(disk.tables.items()) if table.keys]
+    if not tables:
+        return False
+    table = rng.choice(tables)
+    disk.corrupt(table, rng.choice(disk.tables[table].keys))
+    return True

@@ -1,0 +1,158 @@
+"""What a seed draws: the shape of the cluster, the constants of its configuration, and which faults exist, how often.
+
+Each kind of fault is there in a share of the seeds only, so that its absence is tried too: a world with everything at once
+hides what needs a quiet hour to go wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from raftlog.config import RaftConfig
+from raftlog.net.sim import NetConditions
+from raftlog.node import NodeLimits
+from tools.sim.disk import DiskConditions
+from tools.sim.world import sub_rng
+
+FAULTS = {
+    "crash one": 3.0,
+    "crash a leader": 3.0,
+    "crash a majority": 1.0,
+    "crash all": 0.6,
+    "pause": 2.0,
+    "pause a leader": 2.0,
+    "isolate a leader": 3.0,
+    "split": 2.0,
+    "ring": 1.0,
+    "one-way cut": 2.0,
+    "cut a group from another": 1.5,
+    "bad link": 2.0,
+    "disk stalls": 2.0,
+    "disk hangs": 0.4,
+    "disk errors": 1.0,
+    "no space": 0.7,
+    "corrupt a record": 0.5,
+    "transfer leadership": 2.0,
+    "compact": 1.0,
+    "cut a controller": 1.5,
+    "crash a controller": 1.5,
+}
+"""Every fault that a seed may have, and its weight beside the others it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A drawn world. Times in seconds. `groups` is how many shard groups there are, of which group 1 owns all at first."""
+
+    seed: int
+    store: str
+    controllers: int
+    service: bool
+    groups: int
+    replicas: int
+    shards: int
+    clients: int
+    keys: int
+    sessions: bool
+    deletes: bool
+    lease_reads: bool
+    changers: int
+    think_s: float
+    deadline_s: float
+    drift: float
+    fault_every_s: float
+    fault_s: float
+    faults: dict[str, float]
+    net: NetConditions
+    disk: DiskConditions
+    raft: RaftConfig
+    limits: NodeLimits
+
+    def __str__(self) -> str:
+        store = (
+            self.store if self.store == "kvsrv" else f"kvraft {self.controllers}{' service' if self.service else ''}"
+        )
+        faults = ", ".join(sorted(self.faults)) or "none"
+        return (
+            f"store {store}, {self.groups} groups of {self.replicas}, {self.shards} shards, {self.clients} clients"
+            f"{' with sessions' if self.sessions else ''}{', leases' if self.lease_reads else ''}, "
+            f"{self.changers} changers; faults: {faults}"
+        )
+
+
+def draw(seed: int) -> Shape:
+    """The shape of a seed."""
+    rng = sub_rng(seed, "shape")
+    store = "kvsrv" if rng.random() < 0.12 else "kvraft"
+    raft = _raft(rng)
+    return Shape(
+        seed=seed,
+        store=store,
+        controllers=1 if store == "kvsrv" else rng.choice((3, 3, 3, 5)),
+        service=store == "kvraft" and rng.random() < 0.4,
+        groups=rng.choice((1, 2, 2, 2, 3)),
+        replicas=rng.choice((1, 3, 3, 3, 3, 5)),
+        shards=rng.choice((1, 2, 4, 12)),
+        clients=rng.randint(2, 5),
+        keys=rng.choice((1, 2, 4, 8)),
+        sessions=rng.random() < 0.75,
+        deletes=rng.random() < 0.4,
+        lease_reads=rng.random() < 0.4,
+        changers=rng.choice((0, 1, 1, 2)),
+        think_s=rng.choice((0.02, 0.1, 0.2)),
+        deadline_s=rng.choice((0.5, 2.0, 5.0)),
+        drift=rng.uniform(0, 0.045) if rng.random() < 0.5 else 0.0,
+        fault_every_s=rng.choice((0.3, 0.8, 2.0)),
+        fault_s=rng.choice((0.3, 1.0, 2.5)),
+        faults={name: weight for name, weight in FAULTS.items() if rng.random() < 0.35},
+        net=_net(rng),
+        disk=_disk(rng),
+        raft=raft,
+        limits=_limits(rng),
+    )
+
+
+def _maybe(rng: Random, most: float, share: float = 0.4) -> float:
+    return rng.uniform(0, most) if rng.random() < share else 0.0
+
+
+def _net(rng: Random) -> NetConditions:
+    return NetConditions(
+        delay_s=(0.001, rng.choice((0.004, 0.004, 0.027))),
+        request_loss=_maybe(rng, 0.12),
+        reply_loss=_maybe(rng, 0.12),
+        duplicate=_maybe(rng, 0.2),
+        reorder=_maybe(rng, 0.1),
+        reorder_s=(0.01, rng.choice((0.1, 1.0))),
+    )
+
+
+def _disk(rng: Random) -> DiskConditions:
+    slow = rng.choice((1, 1, 10, 40))
+    return DiskConditions(commit_s=(0.0003 * slow, 0.0012 * slow), announce_s=(0.0001 * slow, 0.0005 * slow))
+
+
+def _raft(rng: Random) -> RaftConfig:
+    heartbeat = rng.choice((0.05, 0.1, 0.1, 0.2))
+    shortest = heartbeat * rng.choice((2, 3, 4))
+    return RaftConfig(
+        heartbeat_s=heartbeat,
+        election_min_s=shortest,
+        election_max_s=shortest * rng.choice((1.5, 2, 3)),
+        retry_s=heartbeat * rng.choice((2, 4)),
+        window_messages=rng.choice((1, 4, 64)),
+        read_rounds_max=rng.choice((1, 2, 16)),
+        storage_stall_s=5.0,
+    )
+
+
+def _limits(rng: Random) -> NodeLimits:
+    log_bytes = rng.choice((600, 2_000, 10_000, 16 << 20))
+    return NodeLimits(
+        batch_operations=rng.choice((1, 4, 128)),
+        log_bytes=log_bytes,
+        keep_bytes=rng.choice((0, log_bytes // 2)),
+        flush_bytes=rng.choice((200, 4_000, 1 << 20)),
+        flush_idle_s=rng.choice((0.05, 0.3, 1.0)),
+    )
