@@ -101,6 +101,9 @@ class Recorder:
         """What the logs say of an operation without a definite answer."""
         self._ops[number] = replace(self._ops[number], happened=happened, now=version)
 
+    def __getitem__(self, number: int) -> Op:
+        return self._ops[number]
+
     @property
     def ops(self) -> list[Op]:
         """All operations, in the order of their start."""

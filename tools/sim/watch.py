@@ -28,13 +28,15 @@ class Watch:
         self.groups: dict[int, GroupWitness] = {}
         self.cores: list[tuple[int, WatchedCore]] = []
         self.steps = 0
+        self.on_role: Callable[[int, PeerId, str, int], None] | None = None
+        """Called with (gid, peer, role, term) whenever one of them changes."""
 
     def core_of(self, gid: int, disk: MemoryDisk) -> Callable[[PeerId, RaftConfig, Restored, Random, float], RaftCore]:
         """Makes the watched cores of one peer."""
         witness = self.groups.setdefault(gid, GroupWitness())
 
         def make(me: PeerId, config: RaftConfig, restored: Restored, rng: Random, now: float) -> RaftCore:
-            core = WatchedCore(self, witness, disk, me, config, restored, rng, now)
+            core = WatchedCore(self, gid, witness, disk, me, config, restored, rng, now)
             self.cores.append((gid, core))
             return core
 
@@ -61,6 +63,7 @@ class WatchedCore(RaftCore):
     def __init__(
         self,
         watch: Watch,
+        gid: int,
         witness: GroupWitness,
         disk: MemoryDisk,
         me: PeerId,
@@ -71,12 +74,20 @@ class WatchedCore(RaftCore):
     ) -> None:
         super().__init__(me, config, restored, rng, now)
         self._watch = watch
+        self._gid = gid
+        self._told: tuple[str, int] = ("", 0)
         self._witness = witness
         self._disk = MemoryEngine(disk)
         self._before = snapshot(self)
 
     def _look(self) -> None:
         self._watch.steps += 1
+        if (
+            self._watch.on_role is not None
+            and (now := (self.state.role_name.name.lower(), self.state.term)) != self._told
+        ):
+            self._told = now
+            self._watch.on_role(self._gid, self.state.me, *now)
         if self._watch.invariants:
             check(self)
             self._before = check_step(self._before, self)

@@ -34,11 +34,11 @@ def sub_rng(seed: int, *purpose: Any) -> Random:
 
 @dataclass(slots=True)
 class Trace:
-    """A running hash over everything that happened, with its time; and the last events for people."""
+    """A running hash over everything that happened, with its time. `log` is called with each event, for people."""
 
     digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
     count: int = 0
-    log: Callable[[str], None] | None = None
+    log: Callable[[str, float, str, str, bytes], None] | None = None
 
     def add(self, kind: str, now: float, source: str, target: str, data: bytes = b"") -> None:
         """One event."""
@@ -46,7 +46,7 @@ class Trace:
         self.digest.update(f"{kind}|{now:.9f}|{source}|{target}|".encode())
         self.digest.update(data)
         if self.log is not None:
-            self.log(f"{now:10.4f} {kind:8} {source} -> {target} {len(data)}")
+            self.log(kind, now, source, target, data)
 
     def hexdigest(self) -> str:
         """The hash so far."""

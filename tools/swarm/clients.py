@@ -23,8 +23,11 @@ def key_name(number: int) -> bytes:
 class SwarmClient:
     """One client. It remembers the versions that it saw, so that its writes by version often match."""
 
-    def __init__(self, name: str, clerk: Clerk, shape: Shape, history: Recorder, rng: Random) -> None:
+    def __init__(
+        self, name: str, clerk: Clerk, shape: Shape, history: Recorder, rng: Random, told: Callable[[str, str], None]
+    ) -> None:
         self.name = name
+        self._told = told
         self.clerk = clerk
         self.shape = shape
         self.history = history
@@ -58,13 +61,13 @@ class SwarmClient:
             value, version = await self.clerk.get(key, deadline_s=self.shape.deadline_s)
         except NoKey:
             self._seen[key] = 0
-            self.history.end(number, trio.current_time(), "no key")
+            self._end(number, "no key")
             return True
         except Unavailable:
-            self.history.end(number, trio.current_time(), "failed")
+            self._end(number, "failed")
             return False
         self._seen[key] = version
-        self.history.end(number, trio.current_time(), "ok", value=value, version=version)
+        self._end(number, "ok", value=value, version=version)
         return True
 
     async def put(self, key: bytes, value: bytes, version: int | None) -> bool:
@@ -80,23 +83,26 @@ class SwarmClient:
         deadline_s = self.shape.deadline_s
         return await self._write(number, key, lambda: self.clerk.delete(key, version, deadline_s=deadline_s), gone=True)
 
+    def _end(self, number: int, result: str, *, value: bytes | None = None, version: int | None = None) -> None:
+        self.history.end(number, trio.current_time(), result, value=value, version=version)
+        self._told(self.name, str(self.history[number]))
+
     async def _write(self, number: int, key: bytes, call: Call, *, gone: bool = False) -> bool:
-        end = self.history.end
         try:
             new = await call()
         except NoKey:
             self._seen[key] = 0
-            end(number, trio.current_time(), "no key")
+            self._end(number, "no key")
         except VersionMismatch as error:
             self._seen[key] = error.current
-            end(number, trio.current_time(), "mismatch", version=error.current)
+            self._end(number, "mismatch", version=error.current)
         except Maybe:
-            end(number, trio.current_time(), "maybe")
+            self._end(number, "maybe")
             return False
         except (Unavailable, Refused):
-            end(number, trio.current_time(), "failed")
+            self._end(number, "failed")
             return False
         else:
             self._seen[key] = 0 if gone else new
-            end(number, trio.current_time(), "ok", version=new)
+            self._end(number, "ok", version=new)
         return True

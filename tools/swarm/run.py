@@ -168,7 +168,10 @@ class Run:
         for number in range(self.shape.clients):
             clerk = make(sessions=self.shape.sessions)
             rng = self.world.rng("client", number)
-            self.clients.append(SwarmClient(f"c{number}", clerk, self.shape, self.history, rng))
+            self.clients.append(SwarmClient(f"c{number}", clerk, self.shape, self.history, rng, self._told))
+
+    def _told(self, client: str, text: str) -> None:
+        self.world.trace.add("client", self.world.now(), client, text)
 
     async def _safety(self) -> None:
         """Faults, changes and clients at once, for a time and a number of operations."""
