@@ -26,10 +26,9 @@ class InvariantBroken(AssertionError):
     """A core or a group is where no rule leads. A programmer's error: the text carries peer and numbers."""
 
 
-def _require(holds: bool, core: RaftCore, text: str) -> None:
-    if not holds:
-        state = core.state
-        raise InvariantBroken(f"peer {state.me} (term {state.term}, {state.role_name.name.lower()}): {text}")
+def _broken(core: RaftCore, text: str) -> InvariantBroken:
+    state = core.state
+    return InvariantBroken(f"peer {state.me} (term {state.term}, {state.role_name.name.lower()}): {text}")
 
 
 # --- a legal state -----------------------------------------------------------------------------------------------
@@ -44,7 +43,8 @@ def check(core: RaftCore) -> None:
         case Leader() as leader:
             _check_leader(core, state, leader)
         case Candidate(pre=pre):
-            _require(pre or state.vote == state.me, core, f"a candidate whose vote is {state.vote}")
+            if not pre and state.vote != state.me:
+                raise _broken(core, f"a candidate whose vote is {state.vote}")
         case _:
             pass
 
@@ -52,85 +52,83 @@ def check(core: RaftCore) -> None:
 def _check_positions(core: RaftCore, state: CoreState) -> None:
     base, last, stable = state.log.base.index, state.log.last, state.durability.stable
     order = (base, state.applied, state.handed, min(state.commit, stable))
-    _require(
-        list(order) == sorted(order),
-        core,
-        f"not base {base} <= applied {state.applied} <= handed {state.handed} <= min(commit {state.commit}, stable "
-        f"{stable})",
-    )
-    _require(state.commit <= last.index, core, f"commit {state.commit} is past the last entry {last}")
-    _require(stable <= last.index, core, f"stable {stable} is past the last entry {last}")
-    _require(state.term >= last.term, core, f"the last entry {last} is of a later term")
+    if list(order) != sorted(order):
+        text = f"not base {base} <= applied {state.applied} <= handed {state.handed} <= min(commit {state.commit}"
+        raise _broken(core, f"{text}, stable {stable})")
+    if state.commit > last.index:
+        raise _broken(core, f"commit {state.commit} is past the last entry {last}")
+    if stable > last.index:
+        raise _broken(core, f"stable {stable} is past the last entry {last}")
+    if state.term < last.term:
+        raise _broken(core, f"the last entry {last} is of a later term")
 
 
 def _check_durability(core: RaftCore, state: CoreState) -> None:
     durability, last = state.durability, state.log.last.index
     save, stable, dirty = durability.in_flight, durability.stable, durability.dirty
-    _require(
-        durability.durable_generation <= durability.generation,
-        core,
-        f"hard state {durability.durable_generation} is durable, the newest is {durability.generation}",
-    )
-    _require((save is None) == (durability.in_flight_since is None), core, f"save {save} without its time")
-    _require(dirty is None or stable < dirty <= last + 1, core, f"dirty {dirty}, stable {stable}, last {last}")
+    if durability.durable_generation > durability.generation:
+        raise _broken(
+            core, f"hard state {durability.durable_generation} is durable, the newest is {durability.generation}"
+        )
+    if (save is None) != (durability.in_flight_since is None):
+        raise _broken(core, f"save {save} without its time")
+    if dirty is not None and not (stable < dirty <= last + 1):
+        raise _broken(core, f"dirty {dirty}, stable {stable}, last {last}")
     if stable < last and not (dirty is not None and dirty <= stable + 1):
         covered = save is not None and save.first is not None and save.first <= stable + 1
         end = save.first + len(save.entries) if save is not None and save.first is not None else 0
-        _require(
-            covered and (last + 1 if dirty is None else dirty) <= end,
-            core,
-            f"entries above stable {stable} up to {last} are in no save: in flight {save}, dirty {dirty}",
-        )
+        if not covered or (last + 1 if dirty is None else dirty) > end:
+            raise _broken(
+                core, f"entries above stable {stable} up to {last} are in no save: in flight {save}, dirty {dirty}"
+            )
     for promise in durability.held:
-        _require(
-            promise.term < state.term or (promise.term == state.term and promise.index <= last),
-            core,
-            f"promise {promise} for a log up to {last}",
-        )
+        if promise.term >= state.term and (promise.term != state.term or promise.index > last):
+            raise _broken(core, f"promise {promise} for a log up to {last}")
 
 
 def _check_leader(core: RaftCore, state: CoreState, leader: Leader) -> None:
     last = state.log.last.index
-    _require(state.vote == state.me, core, f"leads, but voted for {state.vote}")
-    _require(state.electable or state.installing is not None, core, "leads, but is not electable")
+    if state.vote != state.me:
+        raise _broken(core, f"leads, but voted for {state.vote}")
+    if not state.electable and state.installing is None:
+        raise _broken(core, "leads, but is not electable")
     start = state.log.term_at(leader.term_start)
-    _require(
-        start == state.term or (start is None and leader.term_start < state.log.base.index),
-        core,
-        f"its term should start at {leader.term_start}, where the log has term {start}",
-    )
-    _require(sorted(leader.progress) == state.peers(), core, f"progress {sorted(leader.progress)}, {state.peers()}")
+    if start != state.term and (start is not None or leader.term_start >= state.log.base.index):
+        raise _broken(core, f"its term should start at {leader.term_start}, where the log has term {start}")
+    if sorted(leader.progress) != state.peers():
+        raise _broken(core, f"progress {sorted(leader.progress)}, {state.peers()}")
     for peer, progress in leader.progress.items():
         _check_progress(core, peer, progress, last)
     contexts = [r.context for r in (*leader.confirmed, *leader.rounds)]
-    _require(contexts == sorted(set(contexts)), core, f"read rounds out of order: {contexts}")
-    _require(not contexts or contexts[-1] <= leader.context, core, f"round {contexts} past context {leader.context}")
+    if contexts != sorted(set(contexts)):
+        raise _broken(core, f"read rounds out of order: {contexts}")
+    if contexts and contexts[-1] > leader.context:
+        raise _broken(core, f"round {contexts} past context {leader.context}")
     for read_round in (*leader.confirmed, *leader.rounds):
-        _require(
-            leader.term_start <= read_round.index <= state.commit,
-            core,
-            f"a read at {read_round.index}: the term starts at {leader.term_start}, commit {state.commit}",
-        )
+        if not (leader.term_start <= read_round.index <= state.commit):
+            begun = f"the term starts at {leader.term_start}, commit {state.commit}"
+            raise _broken(core, f"a read at {read_round.index}: {begun}")
     waiting, most = leader.waiting_reads(), state.config.reads_max
-    _require(waiting <= most, core, f"{waiting} reads wait, at most {most}")
+    if waiting > most:
+        raise _broken(core, f"{waiting} reads wait, at most {most}")
 
 
 def _check_progress(core: RaftCore, peer: PeerId, progress: Progress, last: int) -> None:
     match, following = progress.match, progress.next
-    _require(match < following <= last + 1, core, f"peer {peer}: match {match}, next {following}, last {last}")
+    if not (match < following <= last + 1):
+        raise _broken(core, f"peer {peer}: match {match}, next {following}, last {last}")
     size = sum(item[1] for item in progress.inflight)
-    _require(
-        size == progress.inflight_bytes, core, f"peer {peer}: {size} bytes in flight, {progress.inflight_bytes} counted"
-    )
-    _require(
-        len(progress.inflight) <= core.state.config.window_messages,
-        core,
-        f"peer {peer}: {len(progress.inflight)} appends in flight",
-    )
+    if size != progress.inflight_bytes:
+        raise _broken(core, f"peer {peer}: {size} bytes in flight, {progress.inflight_bytes} counted")
+    if len(progress.inflight) > core.state.config.window_messages:
+        raise _broken(core, f"peer {peer}: {len(progress.inflight)} appends in flight")
     ends = [item[0] for item in progress.inflight]
-    _require(ends == sorted(set(ends)), core, f"peer {peer}: appends in flight out of order: {ends}")
-    _require(not ends or progress.flow is Flow.STREAM, core, f"peer {peer}: in flight {ends} in {progress.flow.name}")
-    _require(not ends or match < ends[0], core, f"peer {peer}: match {match} but {ends} still in flight")
+    if ends != sorted(set(ends)):
+        raise _broken(core, f"peer {peer}: appends in flight out of order: {ends}")
+    if ends and progress.flow is not Flow.STREAM:
+        raise _broken(core, f"peer {peer}: in flight {ends} in {progress.flow.name}")
+    if ends and match >= ends[0]:
+        raise _broken(core, f"peer {peer}: match {match} but {ends} still in flight")
 
 
 # --- a legal step ------------------------------------------------------------------------------------------------
@@ -184,16 +182,17 @@ def check_step(before: Snapshot, core: RaftCore) -> Snapshot:
     """A legal step of one core from `before` to now, by any number of calls; gives the picture of now. Raises
     `InvariantBroken`. A restart is no step: begin with a new `snapshot` after it."""
     after = snapshot(core)
-    _require(after.me == before.me and after.boot == before.boot, core, f"a step from peer {before.me}, {before.boot}")
-    _require(after.now >= before.now, core, f"time went back: {before.now} -> {after.now}")
-    _require(after.term >= before.term, core, f"the term went back: {before.term} -> {after.term}")
+    if after.me != before.me or after.boot != before.boot:
+        raise _broken(core, f"a step from peer {before.me}, {before.boot}")
+    if after.now < before.now:
+        raise _broken(core, f"time went back: {before.now} -> {after.now}")
+    if after.term < before.term:
+        raise _broken(core, f"the term went back: {before.term} -> {after.term}")
     if after.term == before.term:
-        _require(before.vote in (None, after.vote), core, f"the vote changed: {before.vote} -> {after.vote}")
-        _require(
-            after.role is not Role.LEADER or before.role in (Role.CANDIDATE, Role.LEADER),
-            core,
-            f"leads out of being {before.role.name.lower()}",
-        )
+        if before.vote not in (None, after.vote):
+            raise _broken(core, f"the vote changed: {before.vote} -> {after.vote}")
+        if after.role is Role.LEADER and before.role not in (Role.CANDIDATE, Role.LEADER):
+            raise _broken(core, f"leads out of being {before.role.name.lower()}")
     for name, old, new in (
         ("commit", before.commit.index, after.commit.index),
         ("handed", before.handed, after.handed),
@@ -201,8 +200,10 @@ def check_step(before: Snapshot, core: RaftCore) -> Snapshot:
         ("base", before.base.index, after.base.index),
         ("durable generation", before.durable_generation, after.durable_generation),
     ):
-        _require(new >= old, core, f"{name} went back: {old} -> {new}")
-    _require(after.ticket == 0 or after.ticket >= before.ticket, core, f"save {before.ticket} -> {after.ticket}")
+        if new < old:
+            raise _broken(core, f"{name} went back: {old} -> {new}")
+    if after.ticket != 0 and after.ticket < before.ticket:
+        raise _broken(core, f"save {before.ticket} -> {after.ticket}")
     _check_log_step(core, before, after)
     return after
 
@@ -211,19 +212,19 @@ def _check_log_step(core: RaftCore, before: Snapshot, after: Snapshot) -> None:
     log = core.state.log
     if before.commit.index >= log.base.index:
         now = log.id_at(before.commit.index)
-        _require(now == before.commit, core, f"the committed entry {before.commit} became {now}")
-    _require(after.stable >= min(before.stable, before.commit.index), core, f"stable fell to {after.stable}")
-    if after.role is Role.LEADER and before.role is Role.LEADER and before.term == after.term:
-        _require(after.stable >= before.stable, core, f"a leader's stable fell: {before.stable} -> {after.stable}")
+        if now != before.commit:
+            raise _broken(core, f"the committed entry {before.commit} became {now}")
+    if after.stable < min(before.stable, before.commit.index):
+        raise _broken(core, f"stable fell to {after.stable}")
+    led_on = after.role is Role.LEADER and before.role is Role.LEADER and before.term == after.term
+    if led_on and after.stable < before.stable:
+        raise _broken(core, f"a leader's stable fell: {before.stable} -> {after.stable}")
     changed = next((e for e in before.tail if e.index > log.base.index and log.term_at(e.index) != e.term), None)
     if changed is None:
         return
     to = log.term_at(changed.index)
-    _require(
-        before.role is not Role.LEADER or after.term > before.term,
-        core,
-        f"a leader's own entry {changed.id} became term {to}",
-    )
+    if before.role is Role.LEADER and after.term <= before.term:
+        raise _broken(core, f"a leader's own entry {changed.id} became term {to}")
 
 
 # --- a legal hand-out --------------------------------------------------------------------------------------------
@@ -233,15 +234,19 @@ def check_taken(core: RaftCore, effects: Effects) -> None:
     """Right after `effects = core.take()`: laws 1, 2 and 5. Raises `InvariantBroken`."""
     state, durability = core.state, core.state.durability
     if effects.save is not None:
-        _require(durability.in_flight is effects.save, core, f"save {effects.save} handed out, not in flight")
+        if durability.in_flight is not effects.save:
+            raise _broken(core, f"save {effects.save} handed out, not in flight")
         hard = effects.save.hard
-        _require(hard.term == state.term, core, f"a save of term {hard.term}")
+        if hard.term != state.term:
+            raise _broken(core, f"a save of term {hard.term}")
     for promise in durability.held:
-        _require(promise.term == state.term, core, f"a promise of another term is still held: {promise}")
+        if promise.term != state.term:
+            raise _broken(core, f"a promise of another term is still held: {promise}")
     for envelope in effects.send:
         message = envelope.message
         early = isinstance(message, (RequestVote, VoteReply)) and message.pre
-        _require(early or message.term <= state.term, core, f"sent {message} of a term to come")
+        if not early and message.term > state.term:
+            raise _broken(core, f"sent {message} of a term to come")
         match message:
             case AppendReply(match=int(index)) | HeartbeatReply(match=index):
                 promised = index
@@ -249,12 +254,16 @@ def check_taken(core: RaftCore, effects: Effects) -> None:
                 promised = at.index
             case _:
                 promised = 0
-        _require(promised <= durability.stable, core, f"promised {promised} to {envelope.to}: {durability.stable}")
+        if promised > durability.stable:
+            raise _broken(core, f"promised {promised} to {envelope.to}: {durability.stable}")
     if effects.committed:
         first, last = effects.committed[0].index, effects.committed[-1].index
-        _require(last == state.handed, core, f"handed out up to {last}, noted {state.handed}")
-        _require(last - first + 1 == len(effects.committed), core, f"a gap in what is handed out: {first}..{last}")
-        _require(last <= min(state.commit, durability.stable), core, f"handed out {last} before its time")
+        if last != state.handed:
+            raise _broken(core, f"handed out up to {last}, noted {state.handed}")
+        if last - first + 1 != len(effects.committed):
+            raise _broken(core, f"a gap in what is handed out: {first}..{last}")
+        if last > min(state.commit, durability.stable):
+            raise _broken(core, f"handed out {last} before its time")
 
 
 # --- a legal group -----------------------------------------------------------------------------------------------
@@ -278,14 +287,16 @@ class GroupWitness:
         state = core.state
         if isinstance(state.role, Leader) and self.leaders.get(state.term) != state.me:
             other = self.leaders.setdefault(state.term, state.me)
-            _require(other == state.me, core, f"peer {other} led term {state.term} already")
+            if other != state.me:
+                raise _broken(core, f"peer {other} led term {state.term} already")
             self._check_complete(core)
         seen = self._seen.get((state.me, state.boot), state.log.base.index)
         if state.commit <= seen:
             return
         for entry in state.log.slice(max(seen, state.log.base.index) + 1, state.commit, ALL_BYTES):
             known = self.committed.setdefault(entry.index, entry)
-            _require(known == entry, core, f"committed {entry.id}, where {known.id} is committed")
+            if known != entry:
+                raise _broken(core, f"committed {entry.id}, where {known.id} is committed")
             before = self.committed_in.get(entry.index)
             self.committed_in[entry.index] = state.term if before is None else min(before, state.term)
         self._seen[state.me, state.boot] = state.commit
@@ -295,7 +306,8 @@ class GroupWitness:
         for index, entry in self.committed.items():
             if index > state.log.base.index and self.committed_in[index] < state.term:
                 has = state.log.term_at(index)
-                _require(has == entry.term, core, f"a new leader has term {has} at {index}, committed is {entry.id}")
+                if has != entry.term:
+                    raise _broken(core, f"a new leader has term {has} at {index}, committed is {entry.id}")
 
     def check_logs(self, cores: Sequence[RaftCore]) -> None:
         """Log matching over whole logs: where two have the same position, they agree up to it."""
@@ -311,4 +323,5 @@ class GroupWitness:
         mine = a.slice(low + 1, agree, ALL_BYTES)
         theirs = b.slice(low + 1, agree, ALL_BYTES)
         for x, y in zip(mine, theirs, strict=True):
-            _require(x == y, one, f"has {x.id} below {agree}, where peer {two.state.me} has {y.id} and both agree")
+            if x != y:
+                raise _broken(one, f"has {x.id} below {agree}, where peer {two.state.me} has {y.id} and both agree")

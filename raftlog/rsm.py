@@ -17,7 +17,7 @@ from typing import Any
 from raftlog.codec import CodecError, dumps
 from raftlog.durable import read_applied, read_slot, write_applied
 from raftlog.machine import Applied, NotTaken, Operation, Outcome, StateMachine, Unknown, decode_operations
-from raftlog.sessions import apply_operation
+from raftlog.sessions import SESSIONS_MAX, apply_operation
 from raftlog.slots import SlotEngine
 from raftlog.types import Entry, EntryKind, LogId, Membership
 from store.engine import ReadTxn, Writer, WriteTxn
@@ -46,7 +46,9 @@ class Waiter:
 class Rsm:
     """The machine of one peer over its state environment. All calls on the loop's thread."""
 
-    def __init__(self, machine: StateMachine, writer: Writer) -> None:
+    def __init__(self, machine: StateMachine, writer: Writer, *, sessions_max: int = SESSIONS_MAX) -> None:
+        """`sessions_max` is the same on all peers and for all of a group's life; only simulations have another."""
+        self.sessions_max = sessions_max
         self.machine = machine
         self.writer = writer
         self.waiters: dict[int, Waiter] = {}
@@ -105,7 +107,8 @@ class Rsm:
                 operations = decode_operations(entry.data)
             except CodecError:
                 return [BAD_ENTRY]
-        return [apply_operation(self.machine, self.overlay, op, entry.id) for op in operations]
+        most = self.sessions_max
+        return [apply_operation(self.machine, self.overlay, op, entry.id, sessions_max=most) for op in operations]
 
     def release(self, first: int, why: str) -> None:
         """Tell the waiters at or above `first` that their outcome is unknown."""

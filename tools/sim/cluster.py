@@ -17,6 +17,7 @@ from raftlog.config import RaftConfig
 from raftlog.net.base import RpcClient
 from raftlog.net.sim import SimHost
 from raftlog.node import NodeLimits
+from raftlog.sessions import SESSIONS_MAX
 from shardkv.clerk import Clerk
 from shardkv.client import make_clerk
 from shardkv.config import NSHARDS, ShardConfig
@@ -96,10 +97,12 @@ class SimCluster:
         config: RaftConfig | None = None,
         limits: NodeLimits | None = None,
         lease_reads: bool = False,
+        sessions_max: int = SESSIONS_MAX,
         watched: Callable[[VersionedMachine, int], VersionedMachine] = lambda machine, gid: machine,
     ) -> None:
         self.world = world
         self.lease_reads = lease_reads
+        self.sessions_max = sessions_max
         self.watched = watched
         self.replicas = replicas
         self.shards = shards
@@ -155,6 +158,7 @@ class SimCluster:
                 config=self.config,
                 limits=self.limits,
                 lease_reads=self.lease_reads,
+                sessions_max=self.sessions_max,
             )
         return self.groups[gid]
 

@@ -16,6 +16,7 @@ from raftlog.net.base import Request
 from raftlog.net.sim import SimHost
 from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
+from raftlog.sessions import SESSIONS_MAX
 from raftlog.types import Member, Membership
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
@@ -77,6 +78,7 @@ class SimGroup:
         config: RaftConfig | None = None,
         limits: NodeLimits | None = None,
         lease_reads: bool = False,
+        sessions_max: int = SESSIONS_MAX,
         service: Callable[[SimGroup, int, SimPeer], Any] | None = None,
     ) -> None:
         self.world = world
@@ -85,6 +87,7 @@ class SimGroup:
         self.config = config or RaftConfig()
         self.limits = limits or NodeLimits()
         self.lease_reads = lease_reads
+        self.sessions_max = sessions_max
         self.service = service
         self.names = {i: server_name(gid, i) for i in range(peers)}
         self.membership = Membership(tuple(Member(i, 1) for i in range(peers)))
@@ -122,7 +125,7 @@ class SimGroup:
         log = world.writer(host, "log", log_disk, fatal)
         state = world.writer(host, "state", state_disk, fatal)
         restored = recover(log.engine, state.engine, world.wall_ms())
-        rsm = Rsm(machine, state)
+        rsm = Rsm(machine, state, sessions_max=self.sessions_max)
         rng = world.rng("election", name, restored.boot)
         make = RaftCore if world.watch is None else world.watch.core_of(self.gid, log_disk)
         core = make(peer, self.config, restored, rng, clock())

@@ -34,7 +34,9 @@ class Ledger:
         """shard -> the groups that serve it -> since which log index."""
         self.hashes: dict[tuple[int, LogId], bytes] = {}
         """(gid, applied position) -> the state hash there."""
-        self._seen: dict[int, int] = {}  # gid -> the greatest log index that any of its replicas has applied
+        self.replicas = 0
+        self._first: dict[int, tuple[int, int]] = {}
+        """gid -> the greatest log index that any of its replicas has applied, and which replica was the first to."""
 
     def _require(self, holds: bool, text: str) -> None:
         if self.strict and not holds:
@@ -53,11 +55,12 @@ class Ledger:
             )
             self._require(not self.exactly_once or before == version, again)
 
-    def applied(self, gid: int, at: LogId, served: Callable[[], set[int]]) -> None:
-        """A replica applied an entry that may change who serves what; `served` are the group's shards after it."""
-        if at.index <= self._seen.get(gid, 0):
+    def applied(self, gid: int, at: LogId, replica: int, served: Callable[[], set[int]]) -> None:
+        """A replica applied a command that may change who serves what; `served` are the group's shards after it. Only the
+        first replica to apply an entry counts, with all of the entry's commands."""
+        if (at.index, replica) != self._first.get(gid) and at.index <= self._first.get(gid, (0, 0))[0]:
             return
-        self._seen[gid] = at.index
+        self._first[gid] = (at.index, replica)
         mine = served()
         for shard, owners in self.serving.items():
             if shard not in mine:
@@ -76,6 +79,8 @@ class Ledger:
 def watched(machine: VersionedMachine, gid: int, ledger: Ledger) -> VersionedMachine:
     """The machine, with what it does written into the ledger."""
     apply = machine.apply
+    ledger.replicas += 1
+    replica = ledger.replicas
 
     def watching(txn: WriteTxn, command: bytes, at: LogId) -> bytes:
         reply = apply(txn, command, at)
@@ -88,7 +93,7 @@ def watched(machine: VersionedMachine, gid: int, ledger: Ledger) -> VersionedMac
             if body[0] == Code.OK:
                 ledger.wrote(gid, at, found.key, found.value, body[1])
         elif not isinstance(found, Delete) and isinstance(machine, GroupMachine):
-            ledger.applied(gid, at, lambda: served_by(machine, txn))
+            ledger.applied(gid, at, replica, lambda: served_by(machine, txn))
         return reply
 
     machine.apply = watching  # type: ignore[method-assign]

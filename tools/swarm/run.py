@@ -135,6 +135,7 @@ class Run:
             config=shape.raft,
             limits=shape.limits,
             lease_reads=shape.lease_reads,
+            sessions_max=shape.sessions_max,
             watched=lambda machine, gid: watched(machine, gid, ledger),
         )
         for gid in range(1, shape.groups + 1):

@@ -55,6 +55,7 @@ class Shape:
     clients: int
     keys: int
     sessions: bool
+    sessions_max: int
     deletes: bool
     lease_reads: bool
     changers: int
@@ -97,6 +98,7 @@ def draw(seed: int) -> Shape:
         clients=rng.randint(2, 5),
         keys=rng.choice((1, 2, 4, 8)),
         sessions=rng.random() < 0.75,
+        sessions_max=rng.choice((2, 3, 4096)),
         deletes=rng.random() < 0.4,
         lease_reads=rng.random() < 0.4,
         changers=rng.choice((0, 1, 1, 2)),

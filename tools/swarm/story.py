@@ -1,5 +1,5 @@
-"""A seed for people: what happened, line by line, and a picture: a lane per peer with its roles and terms, crashes and pauses,
-the faults above, the clients' operations below, the key whose history has no explanation marked.
+"""A seed for people: what happened, line by line, and a picture: a lane per peer with its roles and crashes, the faults
+above, the clients' operations below, the key whose history has no explanation marked.
 """
 
 from __future__ import annotations
