@@ -72,12 +72,13 @@ def play(seed: int, *, invariants: bool = True, story: Callable[[Run], None] | N
     except BaseException as group:  # tidy: whatever a seed ends with is its verdict
         if isinstance(group, KeyboardInterrupt):
             raise
-        _judge(outcome, group)
+        judge(outcome, group)
     outcome.cpu_s = process_time() - began
     return outcome
 
 
-def _judge(outcome: Outcome, error: BaseException) -> None:
+def judge(outcome: Outcome, error: BaseException) -> None:
+    """Write down what a run that raised this is."""
     leaves = _leaves(error)
     worst = next((e for e in leaves if isinstance(e, AssertionError)), leaves[0])
     outcome.text = f"{type(worst).__name__}: {worst}"
