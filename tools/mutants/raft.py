@@ -302,6 +302,12 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "emptied-peer-votes",
+        "lessons 1, 37; design.md, membership",
+        "a peer whose disk is gone starts anew under its old name, and votes, though it has forgotten what it promised",
+        (Edit("tools.sim.group", "        if fresh and name in self._made:\n", "        if False:\n"),),
+    ),
+    Mutant(
         "hard-state-not-saved",
         "lessons 1: PySyncObj#98",
         "entries are durable, term and vote are not",

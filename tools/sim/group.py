@@ -20,7 +20,7 @@ from raftlog.sessions import SESSIONS_MAX
 from raftlog.types import Member, Membership
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
-from store.engine import StoreError
+from store.engine import CannotOpen, StoreError
 from store.memory_engine import MemoryEngine
 from tools.sim.disk import SimWriter
 from tools.sim.world import World
@@ -92,6 +92,7 @@ class SimGroup:
         self.names = {i: server_name(gid, i) for i in range(peers)}
         self.membership = Membership(tuple(Member(i, 1) for i in range(peers)))
         self.peers: dict[int, SimPeer] = {}
+        self._made: set[str] = set()
         self.died: list[tuple[int, BaseException]] = []
 
     @property
@@ -110,6 +111,9 @@ class SimGroup:
         host = world.host(name)
         machine = self.machine()
         log_disk, fresh = world.disk(name, "log", LOG_TABLES)
+        if fresh and name in self._made:
+            raise CannotOpen(f"{name} was made before and its directory is empty: it may not vote")
+        self._made.add(name)
         state_disk, _ = world.disk(name, "state", state_tables(machine.tables))
         if fresh:
             with MemoryEngine(log_disk).write() as txn:

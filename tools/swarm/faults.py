@@ -51,6 +51,7 @@ class Nemesis:
             "disk errors": lambda s: self._disk(s, error=0.2),
             "no space": self._no_space,
             "corrupt a record": self._corrupt,
+            "lose a disk": self._lose_disk,
             "transfer leadership": self._transfer,
             "compact": self._compact,
             "cut a controller": self._cut_controller,
@@ -251,8 +252,7 @@ class Nemesis:
         """A bit of a record of one peer flips. It is lost from then on: it must notice before it says anything wrong."""
         for group, peer in self._some(1):
             name = group.names[peer]
-            gone = {n for n in group.names.values() if n in self.lost} | {name}
-            if len(group.names) - len(gone) < group.membership.quorum:
+            if not self._spare(group, name):
                 return False
             disks = [d for (host, _), d in sorted(self.world.disks.items()) if host == name]
             if not corrupt_some_record(self.rng.choice(disks), self.rng):
@@ -262,6 +262,26 @@ class Nemesis:
             group.crash(peer)
             found = self.start(group, peer, although_lost=True)
             self.mark("corruption found at start" if found else "corruption not read at start")
+            return True
+        return False
+
+    def _spare(self, group: SimGroup, name: str) -> bool:
+        """Whether the group keeps a quorum of good peers without this one."""
+        gone = {other for other in group.names.values() if other in self.lost} | {name}
+        return len(group.names) - len(gone) >= group.membership.quorum
+
+    async def _lose_disk(self, seconds: float) -> bool:
+        """A peer dies and its directory is empty afterwards. It has forgotten what it promised: it must not come back."""
+        for group, peer in self._some(1):
+            name = group.names[peer]
+            if not self._spare(group, name):
+                return False
+            self.lost.add(name)
+            group.crash(peer)
+            for place in [place for place in self.world.disks if place[0] == name]:
+                del self.world.disks[place]
+            await trio.sleep(seconds)
+            self.start(group, peer, although_lost=True)
             return True
         return False
 

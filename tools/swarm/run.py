@@ -28,7 +28,7 @@ from tools.swarm.changes import Changer
 from tools.swarm.clients import SwarmClient, key_name
 from tools.swarm.faults import Nemesis
 from tools.swarm.ledger import Ledger, watched
-from tools.swarm.shape import Shape, draw
+from tools.swarm.shape import Shape, draw, features
 
 SAFETY_S = 15.0
 SAFETY_MAX_S = 45.0
@@ -314,6 +314,7 @@ class Run:
         outcome.trace = self.world.trace.hexdigest()
         marks = {f"fault: {name}": count for name, count in self.nemesis.marks.items()}
         marks |= {f"core: {name}": count for name, count in self.watch.rare.items()}
+        marks |= {f"world: {name}": 1 for name in features(self.shape)}
         for changer in self.changers:
             for name, count in changer.done.items():
                 marks[f"change: {name}"] = marks.get(f"change: {name}", 0) + count

@@ -33,6 +33,7 @@ FAULTS = {
     "disk errors": 1.0,
     "no space": 0.7,
     "corrupt a record": 0.5,
+    "lose a disk": 0.5,
     "transfer leadership": 2.0,
     "compact": 1.0,
     "cut a controller": 1.5,
@@ -80,6 +81,28 @@ class Shape:
             f"{' with sessions' if self.sessions else ''}{', leases' if self.lease_reads else ''}, "
             f"{self.changers} changers; faults: {faults}"
         )
+
+
+def features(shape: Shape) -> list[str]:
+    """What a world is like apart from its faults, for the count of what was reached."""
+    net = shape.net
+    found = {
+        "loss": net.request_loss > 0 or net.reply_loss > 0,
+        "duplication": net.duplicate > 0,
+        "reordering": net.reorder > 0,
+        "slow network": net.delay_s[1] > 0.01,
+        "slow disks": shape.disk.commit_s[1] > 0.01,
+        "clocks that drift": shape.drift > 0,
+        "lease reads": shape.lease_reads,
+        "no sessions": not shape.sessions,
+        "sessions that are evicted": shape.sessions and shape.sessions_max < shape.clients,
+        "deletes": shape.deletes,
+        "several controllers at once": shape.changers > 1,
+        "controller peers": shape.service,
+        "a kvsrv as the store": shape.store == "kvsrv",
+        "small logs and images": shape.limits.log_bytes < 10_000,
+    }
+    return [name for name, there in found.items() if there]
 
 
 def draw(seed: int) -> Shape:
@@ -144,6 +167,7 @@ def _raft(rng: Random) -> RaftConfig:
         election_max_s=shortest * rng.choice((1.5, 2, 3)),
         retry_s=heartbeat * rng.choice((2, 4)),
         window_messages=rng.choice((1, 4, 64)),
+        reads_max=rng.choice((1, 3, 8192)),
         read_rounds_max=rng.choice((1, 2, 16)),
         storage_stall_s=5.0,
     )
