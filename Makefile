@@ -11,8 +11,12 @@ SYSTEM_PACKAGES := strace
 # More options for pytest: make test ARGS="-k leader -x"
 ARGS ?=
 
+# Of `make simulate`: how many fixed seeds, and for how many minutes new ones.
+SEEDS ?= 40
+MINUTES ?= 1
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system check lint types smoke format clean
+.PHONY: help setup demo test test-system check lint types smoke simulate mutants format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +40,7 @@ test-system: setup ## Run the tests that need more of the machine; as root, inst
 	else echo "test-system: not installed, and not root: $(SYSTEM_PACKAGES)" >&2; fi
 	$(PY) -m pytest -m system -rs $(ARGS)
 
-check: lint types test smoke ## Everything a change must pass
+check: lint types test smoke simulate ## Everything a change must pass
 
 lint: setup
 	$(PY) -m ruff check .
@@ -47,6 +51,13 @@ types: setup
 
 smoke: setup ## Start a real cluster, use it, stop it, and verify what it left on disk
 	$(PY) -m tools.smoke
+
+simulate: setup ## Play a fixed set of seeds, and new ones for a minute
+	$(SHARDKV) simulate --seeds $(SEEDS)
+	$(SHARDKV) simulate --minutes $(MINUTES)
+
+mutants: setup ## Plant every known bug in turn, and see what finds it (half an hour)
+	$(SHARDKV) mutants
 
 format: setup ## Rewrite the code in the house format
 	$(PY) -m ruff format .

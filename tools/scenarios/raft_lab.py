@@ -80,6 +80,13 @@ def applied_count(txn: ReadTxn) -> int:
     return int.from_bytes(found, "big") if found else 0
 
 
+def log_bytes_of(world: World, name: str) -> int:
+    """The Raft state of a peer on its disk: encoded log records and the hard state."""
+    disk, _ = world.disk(name, "log", ())
+    entries = disk.tables["entries"].records
+    return len(disk.tables["meta"].records[b"hard"]) + sum(len(k) + len(r) for k, r in entries.items())
+
+
 def client_index(node: Node, index: int) -> int:
     """The labs' index of the log entry at `index`, which is not purged: the commands applied, and those after them."""
     log = node.core.state.log
@@ -262,13 +269,7 @@ class RaftLab:
 
     def log_bytes(self) -> int:
         """The largest Raft state of a peer on its disk: encoded log records and the hard state."""
-        largest = 0
-        for peer in self.everybody():
-            disk, _ = self.world.disk(server_name(0, peer), "log", ())
-            entries = disk.tables["entries"].records
-            hard = len(disk.tables["meta"].records[b"hard"])
-            largest = max(largest, hard + sum(len(k) + len(r) for k, r in entries.items()))
-        return largest
+        return max(log_bytes_of(self.world, server_name(0, peer)) for peer in self.everybody())
 
     def images_sent(self) -> int:
         """How often running peers have wanted to send an image."""
