@@ -32,6 +32,10 @@ from store.engine import ReadTxn, StoreError, Writer
 T = TypeVar("T")
 
 
+BACKGROUND_S = 0.01
+"""The pause between two steps of the machine's background work, while more of it is left."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     """When a node batches, flushes and purges. Sizes in bytes, times in seconds."""
@@ -346,10 +350,10 @@ class Node:
             self._flush_due = now + self.limits.flush_idle_s
         over = self.core.state.log.bytes > self.limits.log_bytes and rsm.flushing is None
         if rsm.overlay.size_bytes > self.limits.flush_bytes or now >= self._flush_due or (over and rsm.pending):
-            if rsm.background_due:
+            if rsm.flushing is None:
                 rsm.work_behind()
             self.flush()
-            self._flush_due = now + self.limits.flush_idle_s
+            self._flush_due = now + (BACKGROUND_S if rsm.background_due else self.limits.flush_idle_s)
 
     def flush(self, on_done: Callable[[], Any] = lambda: None) -> bool:
         """Start a flush of the applied effects (see `Rsm.flush`); the log may be purged after it."""
