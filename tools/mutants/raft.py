@@ -129,18 +129,6 @@ MUTANTS = (
         (Edit("raftlog.following", "    if term != prev.term:", "    if False:"),),
     ),
     Mutant(
-        "commit-what-was-not-compared",
-        "paper, figure 2; etcd raft tests",
-        "a follower takes the leader's commit index for entries that the append did not cover",
-        (
-            Edit(
-                "raftlog.following",
-                "    state.raise_commit(min(message.commit, match))",
-                "    state.raise_commit(min(message.commit, state.log.last.index))",
-            ),
-        ),
-    ),
-    Mutant(
         "heartbeat-commits-blindly",
         "etcd: heartbeat with a commit past the match",
         "a heartbeat names the leader's commit to a peer whose log was never compared",

@@ -36,6 +36,7 @@ class Nemesis:
         self._acts: dict[str, Callable[[float], Awaitable[bool]]] = {
             "crash one": lambda s: self._crash(s, self._some(1)),
             "crash a leader": lambda s: self._crash(s, self._leader()),
+            "crash new leaders": self._crash_new_leaders,
             "crash a majority": lambda s: self._crash(s, self._majority()),
             "crash all": lambda s: self._crash(s, self._everybody()),
             "pause": lambda s: self._pause(s, self._some(1)),
@@ -147,6 +148,27 @@ class Nemesis:
         for group, peer in members:
             self.start(group, peer)
         return bool(members) or server
+
+    async def _crash_new_leaders(self, seconds: float) -> bool:
+        """In one group, each new leader soon after it was elected (the paper's figure 8): before or after its first entries
+        have reached the others, and their disks."""
+        group, done = self._group(), False
+        until = self.world.now() + 2 * seconds
+        known = {(peer, group.peers[peer].node.core.state.term) for peer in group.leaders()}
+        async with trio.open_nursery() as nursery:
+            while self.world.now() < until and not self.resting:
+                await trio.sleep(0.005)
+                for peer in group.leaders():
+                    claim = (peer, group.peers[peer].node.core.state.term)
+                    if claim not in known:
+                        known.add(claim)
+                        nursery.start_soon(self._crash_soon, group, peer)
+                        done = True
+        return done
+
+    async def _crash_soon(self, group: SimGroup, peer: int) -> None:
+        await trio.sleep(self.rng.expovariate(1 / 0.05))
+        await self._crash(self.rng.expovariate(1 / 0.3), [(group, peer)])
 
     async def _pause(self, seconds: float, members: list[Member]) -> bool:
         hosts = [group.peers[peer].host for group, peer in members]

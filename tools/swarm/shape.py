@@ -18,6 +18,7 @@ from tools.sim.world import sub_rng
 FAULTS = {
     "crash one": 3.0,
     "crash a leader": 3.0,
+    "crash new leaders": 2.0,
     "crash a majority": 1.0,
     "crash all": 0.6,
     "pause": 2.0,
@@ -116,7 +117,7 @@ def draw(seed: int) -> Shape:
         controllers=1 if store == "kvsrv" else rng.choice((3, 3, 3, 5)),
         service=store == "kvraft" and rng.random() < 0.4,
         groups=rng.choice((1, 2, 2, 2, 3)),
-        replicas=rng.choice((1, 3, 3, 3, 3, 5)),
+        replicas=rng.choice((1, 2, 3, 3, 3, 3, 4, 5)),
         shards=rng.choice((1, 2, 4, 12)),
         clients=rng.randint(2, 5),
         keys=rng.choice((1, 2, 4, 8)),
@@ -132,7 +133,7 @@ def draw(seed: int) -> Shape:
         fault_s=rng.choice((0.3, 1.0, 2.5)),
         faults={name: weight for name, weight in FAULTS.items() if rng.random() < 0.35},
         net=_net(rng),
-        disk=_disk(rng),
+        disk=_disk(rng, raft.election_min_s),
         raft=raft,
         limits=_limits(rng),
     )
@@ -153,8 +154,9 @@ def _net(rng: Random) -> NetConditions:
     )
 
 
-def _disk(rng: Random) -> DiskConditions:
-    slow = rng.choice((1, 1, 10, 40))
+def _disk(rng: Random, election_min_s: float) -> DiskConditions:
+    """Slow ones too, but two commits fit into an election time-out: else nobody is ever elected."""
+    slow = min(rng.choice((1, 1, 10, 40, 100)), election_min_s / 0.0034)
     return DiskConditions(commit_s=(0.0003 * slow, 0.0012 * slow), announce_s=(0.0001 * slow, 0.0005 * slow))
 
 
