@@ -143,11 +143,13 @@ def _label(lane: str, y: int) -> str:
 def _rect(span: Span, y: int, scale: float) -> str:
     x, width = LABEL + span.begin * scale, max((span.end - span.begin) * scale, 1.5)
     style = f' style="fill:{span.colour}"' if span.colour and "op" not in span.kind else ""
-    inside = span.kind.split()[0] in ("leader", "op")
-    top, height = (y + 4, LANE - 8) if inside else (y + 2, LANE - 4)
+    slim = span.kind.split()[0] in ("leader", "op")
+    top, height = (y + 4, LANE - 8) if slim else (y + 2, LANE - 4)
+    name = span.text.partition(" (")[0]
+    inside = f'<text x="{x + 3:.1f}" y="{y + 15}">{escape(name)}</text>' if width > 6.5 * len(name) else ""
     return (
         f'<rect class="{span.kind}" x="{x:.1f}" y="{top}" width="{width:.1f}" height="{height}"{style}>'
-        f"<title>{escape(span.text)}</title></rect>"
+        f"<title>{escape(span.text)}</title></rect>{inside if span.kind == 'fault' else ''}"
     )
 
 
