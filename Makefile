@@ -16,7 +16,7 @@ SEEDS ?= 40
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system check lint types smoke simulate mutants format clean
+.PHONY: help setup demo test test-system check lint types smoke simulate scenarios mutants format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ smoke: setup ## Start a real cluster, use it, stop it, and verify what it left o
 simulate: setup ## Play a fixed set of seeds, and new ones for a minute
 	$(SHARDKV) simulate --seeds $(SEEDS)
 	$(SHARDKV) simulate --minutes $(MINUTES)
+
+scenarios: setup ## Play the labs' tests by name, all of them in all variants
+	$(SHARDKV) scenarios
 
 mutants: setup ## Plant every known bug in turn, and see what finds it (half an hour)
 	$(SHARDKV) mutants

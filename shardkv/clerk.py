@@ -106,6 +106,7 @@ class Clerk:
                     continue
                 reply = _decoded(attempt.reply, OK_FIELDS[method])
                 if reply.code is not Code.WRONG_GROUP:
+                    self.router.served(shard, group)
                     return reply
                 await search.refused(hint_of(reply))
 
@@ -130,6 +131,7 @@ class Clerk:
                 elif reply.code is Code.WRONG_GROUP:
                     await search.refused(hint_of(reply))
                 else:
+                    self.router.served(shard, group)
                     return write.finish(reply)
 
         try:

@@ -83,6 +83,20 @@ class Router:
             del self._hints[shard]
         return False
 
+    def served(self, shard: int, group: GroupClerk) -> None:
+        """A group has answered for the shard. If a running change gives it the shard, ask it first from now on."""
+        routing = self._routing
+        if routing is None or routing.next is None or shard in self._hints:
+            return
+        if group.gid != routing.owner(shard, ahead=False) and group.gid == routing.owner(shard, ahead=True):
+            self._hints[shard] = Hint(routing.next.num, group.gid, group.addresses)
+
+    def forget(self, shard: int, gid: int) -> None:
+        """The group that a hint names is silent: it may have gone, or died."""
+        known = self._hints.get(shard)
+        if known is not None and known.gid == gid:
+            del self._hints[shard]
+
 
 class Search:
     """The way of one call from group to group until one serves its shard."""
@@ -93,6 +107,8 @@ class Search:
         self.why = "no group serves its shard"
         self._failures = 0
         self._refusals = 0
+        """How often a group refused, or was silent for a whole round of its servers: every other time the configuration that a
+        running change leads to is tried, for a shard is served as soon as it is installed."""
 
     async def group(self) -> GroupClerk:
         """The group to try now; waits while nobody is known to serve the shard."""
@@ -112,6 +128,8 @@ class Search:
         self.why = f"group {group.gid} is silent"
         await trio.sleep(group.pause(self._failures))
         if self._failures % len(group.addresses) == 0:
+            self._refusals += 1
+            self.router.forget(self.shard, group.gid)
             await self.router.refresh()
 
     async def refused(self, hint: Hint) -> None:

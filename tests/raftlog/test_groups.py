@@ -180,7 +180,8 @@ def test_without_space_only_deletes_pass_and_it_ends_by_itself() -> None:
 
 TRACE = """
 from tools.sim.world import simulate
-from tools.scenarios.sharded import KVRAFT_3, raft_peer_down_5d
+from tools.scenarios.availability import raft_peer_down_5d
+from tools.scenarios.lab5 import KVRAFT_3
 
 async def body(world):
     await raft_peer_down_5d(world, KVRAFT_3)

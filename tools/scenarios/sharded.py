@@ -1,118 +1,78 @@
-"""Lab 5 and 5D: the sharded system in simulation, by name (MIT 6.5840, `shardkv1`; the seed write-up's extension 5D).
-
-Every scenario is a function of a world and of where the controller keeps its configuration: a kvsrv, or a kvraft group of
-3, 5 or 7 peers. Controllers run on client hosts, as in the labs; limits are in virtual seconds.
-"""
+"""Lab 5, parts A and B: shards that move, in simulation, by name (MIT 6.5840, `shardkv1`)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import trio
 
-from ctrler.controller import Controller
-from shardkv.clerk import Clerk
+from raftlog.node import NodeLimits
+from shardkv.config import shard_of
 from tools.scenarios.asserts import ends_within, require, stays_open
-from tools.sim.cluster import SimCluster, SimController
+from tools.scenarios.controllers import recover_ctrler_5b
+from tools.scenarios.lab5 import GROUPS, KEYS, Lab5, Scenario, StoreKind, with_clerks
 from tools.sim.group import SimGroup
 from tools.sim.world import World
 
-KEYS = 60
-"""The labs' NKEYS: 5 keys a shard."""
-GROUP_DELAY_S = 0.2
-"""The labs' pause after every join and leave."""
-LIMIT_S = 120.0
+MAX_RAFT_STATE = 10_000
+CLERKS_S = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class StoreKind:
-    """Where the controller keeps its configuration."""
-
-    store: str = "kvraft"
-    peers: int = 3
-
-    def __str__(self) -> str:
-        return "kvsrv" if self.store == "kvsrv" else f"kvraft {self.peers}"
-
-
-KVSRV = StoreKind("kvsrv", 1)
-KVRAFT_3, KVRAFT_5, KVRAFT_7 = (StoreKind("kvraft", n) for n in (3, 5, 7))
+async def init_query_5a(world: World, kind: StoreKind) -> int:
+    """TestInitQuery5A: the first configuration, as a query gives it."""
+    lab = Lab5(world, kind)
+    controller, _ = await lab.set_up()
+    config = (await controller.query()).current
+    require(config.num == 1 and config.shards[0] == 1, f"the query gives {config}")
+    config.check([1])
+    return lab.ops
 
 
-class Lab5:
-    """A cluster with the labs' helpers. Counted operations are the gets that check a value, as in the labs."""
-
-    def __init__(self, world: World, kind: StoreKind) -> None:
-        self.world = world
-        self.cluster = SimCluster(world, controllers=kind.peers, store=kind.store)
-        self.ops = 0
-        self.values: dict[str, bytes] = {}
-
-    async def set_up(self) -> tuple[Controller, Clerk]:
-        """The first configuration: group 1 owns all."""
-        controller = self.cluster.controller().controller
-        config = await self.cluster.set_up(controller)
-        require(config.num == 1 and config.shards[0] == 1, f"the first configuration is {config}")
-        return controller, self.cluster.clerk()
-
-    async def spread_puts(self, clerk: Clerk) -> None:
-        """60 keys, created; then checked."""
-        for number in range(KEYS):
-            key, value = f"k{number}", self.world.rng("value", number).randbytes(10).hex().encode()
-            require(await clerk.put(key, value, 0) == 1, f"{key} was not new")
-            self.values[key] = value
-        await self.check_gets(clerk)
-
-    async def check_gets(self, clerk: Clerk) -> None:
-        """Every key has its value and exactly version 1."""
-        for key, value in self.values.items():
-            found = await clerk.get(key)
-            require(found == (value, 1), f"{key} is {found}, it must be {value!r}, version 1")
-            self.ops += 1
-
-    async def join(self, controller: Controller, gid: int) -> None:
-        """Start the group and have it join; it must be a member afterwards."""
-        group = self.cluster.start_group(gid)
-        await group.wait_leader()
-        await controller.join({gid: group.addresses})
-        config, _ = await controller.current()
-        require(gid in config.groups, f"group {gid} is no member after its join: {config}")
-        await trio.sleep(GROUP_DELAY_S)
-
-    async def leave(self, controller: Controller, gid: int, *, exit_group: bool = True) -> None:
-        """Have the group leave; it must be no member afterwards; then shut it down."""
-        await controller.leave([gid])
-        config, _ = await controller.current()
-        require(gid not in config.groups, f"group {gid} is a member after it left: {config}")
-        if exit_group:
-            self.cluster.group(gid).crash()
-        await trio.sleep(GROUP_DELAY_S)
-
-    async def check_shutdown_sharding(self, group: SimGroup) -> None:
-        """With one group down, its keys must not be served, and the others' must be right."""
-        group.crash()
-        done: list[str] = []
-
-        async def one(key: str) -> None:
-            found = await self.cluster.clerk().get(key)
-            require(found == (self.values[key], 1), f"{key} is {found} while group {group.gid} is down")
-            done.append(key)
-
-        async with trio.open_nursery() as nursery:
-            for key in self.values:
-                nursery.start_soon(one, key)
-            count = -1
-            while count != len(done):
-                count = len(done)
-                await trio.sleep(2.0)
-            nursery.cancel_scope.cancel()
-        require(len(done) < KEYS, f"all {KEYS} keys are served although group {group.gid} is down")
-        group.start()
-        await group.wait_leader()
+async def static_one_shard_group_5a(world: World, kind: StoreKind) -> int:
+    """TestStaticOneShardGroup5A: one group; its leader is shut down."""
+    lab = Lab5(world, kind)
+    _, clerk = await lab.set_up()
+    await lab.spread_puts(clerk)
+    await lab.check_gets(clerk)
+    group = lab.cluster.group(1)
+    group.crash(await group.wait_leader())
+    await lab.check_gets(clerk)
+    return lab.ops
 
 
-# --- 5A, 5B ----------------------------------------------------------------------------------------------------------
+async def join_basic_5a(world: World, kind: StoreKind) -> int:
+    """TestJoinBasic5A: group 2 joins; each group alone serves its own keys and not the other's."""
+    lab = Lab5(world, kind)
+    controller, clerk = await lab.set_up()
+    await lab.spread_puts(clerk)
+    before, _ = await controller.current()
+    await lab.join(controller, 2)
+    config, _ = await controller.current()
+    require(config.num == before.num + 1 and config.is_member(2), f"after the join: {config}")
+    config.check([1, 2])
+    await lab.check_shutdown_sharding(lab.cluster.group(1))
+    await lab.check_gets(clerk)
+    await lab.check_shutdown_sharding(lab.cluster.group(2))
+    await lab.check_gets(clerk)
+    return lab.ops
+
+
+async def delete_basic_5a(world: World, kind: StoreKind) -> int:
+    """TestDeleteBasic5A: what moved away is deleted at its old owner."""
+    limits = NodeLimits(log_bytes=MAX_RAFT_STATE, keep_bytes=0, flush_idle_s=0.1)
+    lab = Lab5(world, kind, limits=limits)
+    controller, clerk = await lab.set_up()
+    await lab.spread_puts(clerk, size=1000)
+    before = max(lab.snapshot_bytes(1))
+    require(before >= KEYS * 1000, f"group 1 holds {before} bytes")
+    await lab.join(controller, 2)
+    for _ in range(5):
+        await lab.check_gets(clerk)
+    logs = [peer.node.core.state.log.base.index for peer in lab.cluster.group(1).peers.values()]
+    require(min(logs) > 0, f"no snapshot was taken of the logs: purged up to {logs}")
+    after = max(lab.snapshot_bytes(1)) + max(lab.snapshot_bytes(2))
+    require(after <= before + MAX_RAFT_STATE, f"both groups hold {after} bytes, one held {before}: nothing was deleted")
+    return lab.ops
 
 
 async def join_leave_basic_5a(world: World, kind: StoreKind) -> int:
@@ -167,181 +127,159 @@ async def _waits_then_ends(
         await ends_within(done.wait, 2.0, f"{what}, once group {dead.gid} was back,")
 
 
-# --- 5D --------------------------------------------------------------------------------------------------------------
-
-
-async def raft_peer_down_5d(world: World, kind: StoreKind, *, leader: bool = False) -> int:
-    """TestRaftPeerDown5D: one controller peer down (server 0, or whichever leads); a join, gets, a leave, and a query
-    within 2 s. A kvsrv is restarted a second later: the join waits for it."""
-    lab = Lab5(world, kind)
+async def _many_join_leave(world: World, kind: StoreKind, *, unreliable: bool) -> int:
+    lab = Lab5(world, kind, unreliable=unreliable)
     controller, clerk = await lab.set_up()
     await lab.spread_puts(clerk)
-    store = lab.cluster.store
-    store.crash(await store.wait_leader() if leader else 0)
-    if kind.store == "kvsrv":
-        world.net.later(1.0, store.start)
-    await lab.join(controller, 2)
+    gids = list(range(2, 2 + GROUPS))
+    for gid in gids:
+        await lab.join(controller, gid)
+    await lab.check_shutdown_sharding(lab.cluster.group(gids[0]))
     await lab.check_gets(clerk)
-    await lab.leave(controller, 1, exit_group=False)
-    await ends_within(controller.query, 2.0, "the query")
-    return lab.ops
-
-
-async def minority_down_5d(world: World, kind: StoreKind) -> int:
-    """As many controller peers down as a quorum can bear, the leader among them."""
-    lab = Lab5(world, kind)
-    controller, clerk = await lab.set_up()
-    await lab.spread_puts(clerk)
-    store = lab.cluster.store
-    first = await store.wait_leader()
-    others = [peer for peer in sorted(store.names) if peer != first]
-    store.crash(first, *others[: (kind.peers - 1) // 2 - 1])
-    await lab.join(controller, 2)
-    await lab.check_gets(clerk)
-    await lab.leave(controller, 1)
-    await ends_within(controller.query, 2.0, "the query")
+    for gid in gids:
+        await lab.leave(controller, gid)
     await lab.check_gets(clerk)
     return lab.ops
 
 
-async def rolling_restarts_5d(world: World, kind: StoreKind) -> int:
-    """Controller peers crash and come back one after another while groups join and leave."""
+async def many_join_leave_reliable_5a(world: World, kind: StoreKind) -> int:
+    """TestManyJoinLeaveReliable5A: 8 groups join, and leave."""
+    return await _many_join_leave(world, kind, unreliable=False)
+
+
+async def many_join_leave_unreliable_5a(world: World, kind: StoreKind) -> int:
+    """TestManyJoinLeaveUnreliable5A: the same with a network that loses."""
+    return await _many_join_leave(world, kind, unreliable=True)
+
+
+async def shutdown_5a(world: World, kind: StoreKind) -> int:
+    """TestShutdown5A: all groups are shut down and started: every key is back."""
     lab = Lab5(world, kind)
     controller, clerk = await lab.set_up()
     await lab.spread_puts(clerk)
-    store = lab.cluster.store
-
-    async def roll() -> None:
-        while True:
-            for peer in sorted(store.names):
-                store.crash(peer)
-                await trio.sleep(0.7)
-                store.start(peer)
-                await trio.sleep(1.5)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(roll)
-        for _ in range(3):
-            await lab.join(controller, 2)
-            await lab.check_gets(clerk)
-            await lab.leave(controller, 2, exit_group=False)
-            await lab.check_gets(clerk)
-        nursery.cancel_scope.cancel()
+    for gid in (2, 3):
+        await lab.join(controller, gid)
+    await lab.check_gets(clerk)
+    for gid in (1, 2, 3):
+        lab.cluster.group(gid).crash()
+    for gid in (1, 2, 3):
+        lab.cluster.group(gid).start()
+    await lab.check_gets(clerk)
     return lab.ops
 
 
-async def majority_down_and_back_5d(world: World, kind: StoreKind) -> int:
-    """Without a quorum of controllers no change is made and all keys are served; with it back, the change goes on."""
+async def progress_shutdown_5a(world: World, kind: StoreKind) -> int:
+    """TestProgressShutdown5A: with two groups down, the keys of the others are served, within 2 s."""
     lab = Lab5(world, kind)
     controller, clerk = await lab.set_up()
     await lab.spread_puts(clerk)
-    lab.cluster.start_group(2)
-    await lab.cluster.group(2).wait_leader()
-    store = lab.cluster.store
-    down = sorted(store.names)[: kind.peers // 2 + 1]
-    store.crash(*down)
-    done = trio.Event()
-
-    async def join() -> None:
-        await controller.join({2: lab.cluster.servers(2)})
-        done.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(join)
-        await stays_open(3.0, done, "a join without a quorum of controllers")
-        await lab.check_gets(clerk)
-        store.start(*down)
-        await ends_within(done.wait, 5.0, "the join, once the quorum was back,")
+    for gid in (2, 3, 4, 5):
+        await lab.join(controller, gid)
+    for gid in (2, 3):
+        lab.cluster.group(gid).crash()
     config, _ = await controller.current()
-    require(config.num == 2 and 2 in config.groups, f"after the join: {config}")
-    await lab.check_gets(clerk)
+    alive = [key for key in lab.values if config.shards[config.shard_of(key)] in (4, 5)]
+    require(len(alive) == 22, f"{len(alive)} keys are in groups 4 and 5")
+
+    async def gets() -> None:
+        for key in alive:
+            await lab.check_get(clerk, key)
+
+    await ends_within(gets, 2.0, "the gets of the living groups' keys")
     return lab.ops
 
 
-async def partitioned_leader_5d(world: World, kind: StoreKind) -> int:
-    """The store's leader is cut off together with the old controller, in the middle of a change; a new controller
-    finishes; the old one is fenced and returns once it is back."""
+async def progress_join_5a(world: World, kind: StoreKind) -> int:
+    """TestProgressJoin5A: while group 7 joins and leaves again and again, the shards that do not move are served: at least
+    100 gets in 4 s."""
     lab = Lab5(world, kind)
-    _, clerk = await lab.set_up()
+    controller, clerk = await lab.set_up()
     await lab.spread_puts(clerk)
-    old: SimController = lab.cluster.controller()
-    lab.cluster.group(2)  # its peers are down: the change cannot end
-    returned = trio.Event()
+    for gid in (2, 3, 4):
+        await lab.join(controller, gid)
+    before, _ = await controller.current()
+    after = before.join({7: lab.cluster.servers(7)})
+    giving = {before.shards[s] for s in range(12) if before.shards[s] != after.shards[s]}
+    staying = [s for s in range(12) if before.shards[s] == after.shards[s] and before.shards[s] in giving]
+    keys = [key for key in lab.values if shard_of(key.encode(), 12) in staying]
+    require(staying == [4, 5, 10, 11] and len(keys) == 22, f"shards {staying} stay, with {len(keys)} keys")
+    lab.cluster.start_group(7)
+    await lab.cluster.group(7).wait_leader()
+    gets = changes = 0
 
     async def change() -> None:
-        await old.controller.join({2: lab.cluster.servers(2)})
-        returned.set()
+        nonlocal changes
+        while True:
+            await controller.join({7: lab.cluster.servers(7)})
+            await controller.leave([7])
+            changes += 2
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(change)
-        await trio.sleep(1.0)
-        leader = lab.cluster.store.names[await lab.cluster.store.wait_leader()]
-        everybody = sorted(world.net.hosts)
-        outside = [name for name in everybody if name not in (leader, old.host.name)]
-        for name in (leader, old.host.name):
-            world.net.isolate(name, outside)
-        await trio.sleep(1.0)
-        lab.cluster.start_group(2)
-        await lab.cluster.group(2).wait_leader()
-        successor = lab.cluster.controller().controller
-        await ends_within(successor.init_controller, 10.0, "the successor's init_controller")
-        config, _ = await successor.current()
-        require(2 in config.groups, f"the successor did not finish the join: {config}")
-        require(not returned.is_set(), "the old controller finished a change while it was cut off")
-        await lab.check_gets(lab.cluster.clerk())
-        world.net.heal()
-        await ends_within(returned.wait, 10.0, "the old controller's change, once it was back,")
-    await lab.check_gets(clerk)
+        until = world.now() + 4.0
+        while world.now() < until:
+            key = keys[gets % len(keys)]
+            await ends_within(lambda key=key: lab.check_get(clerk, key), 8.0, "a get of a shard that does not move")  # type: ignore[misc]
+            gets += 1
+        nursery.cancel_scope.cancel()
+    require(gets >= 100, f"only {gets} gets in 4 s while group 7 joined and left")
+    require(changes >= 2, f"only {changes} changes in 4 s")
     return lab.ops
 
 
-async def all_killed_in_a_move_5d(world: World, kind: StoreKind) -> int:
-    """Every controller peer and the controller are killed at once in the middle of a move; from their disks and a new
-    controller the move goes on and nothing is lost. At 8 moments."""
-    lab = Lab5(world, kind)
+async def _concurrent_clerks(world: World, kind: StoreKind, *, clerks: int, unreliable: bool) -> int:
+    lab = Lab5(world, kind, unreliable=unreliable)
     controller, clerk = await lab.set_up()
     await lab.spread_puts(clerk)
-    lab.cluster.start_group(2)
-    await lab.cluster.group(2).wait_leader()
-    store = lab.cluster.store
-    hits = 0
-    for moment in range(8):
-        mover = lab.cluster.controller()
-        joined = 2 in (await controller.current())[0].groups
-        change = mover.controller.leave([2]) if joined else mover.controller.join({2: lab.cluster.servers(2)})
 
-        async def run(change: Awaitable[int] = change) -> None:
-            await change
+    async def changes() -> None:
+        for gid in range(2, 2 + GROUPS):
+            await lab.join(controller, gid)
+        for gid in range(2, 2 + GROUPS):
+            await lab.leave(controller, gid)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run)
-            await trio.sleep(0.02 + 0.015 * moment)
-            mover.host.alive = False
-            store.crash()
-            nursery.cancel_scope.cancel()
-        store.start()
-        routing = await controller.query()
-        hits += routing.next is not None
-        await ends_within(lab.cluster.controller().controller.init_controller, 20.0, "the new controller's start")
-        await lab.check_gets(clerk)
-    require(hits > 0, "no kill hit a move: the moments are wrong")
+    await with_clerks(lab, clerks, CLERKS_S, changes)
     return lab.ops
 
 
-Scenario = Callable[[World, StoreKind], Awaitable[int]]
+async def one_concurrent_clerk_reliable_5a(world: World, kind: StoreKind) -> int:
+    """TestOneConcurrentClerkReliable5A: a clerk puts while 8 groups join and leave."""
+    return await _concurrent_clerks(world, kind, clerks=1, unreliable=False)
 
 
-async def raft_leader_down_5d(world: World, kind: StoreKind) -> int:
-    """TestRaftPeerDown5D with the controllers' leader as the one that goes down."""
-    return await raft_peer_down_5d(world, kind, leader=True)
+async def many_concurrent_clerk_reliable_5a(world: World, kind: StoreKind) -> int:
+    """TestManyConcurrentClerkReliable5A: 10 clerks do."""
+    return await _concurrent_clerks(world, kind, clerks=10, unreliable=False)
 
 
-AVAILABILITY_5D: tuple[Scenario, ...] = (
-    raft_peer_down_5d,
-    raft_leader_down_5d,
-    minority_down_5d,
-    rolling_restarts_5d,
-    majority_down_and_back_5d,
-    partitioned_leader_5d,
-    all_killed_in_a_move_5d,
-)
+async def one_concurrent_clerk_unreliable_5a(world: World, kind: StoreKind) -> int:
+    """TestOneConcurrentClerkUnreliable5A."""
+    return await _concurrent_clerks(world, kind, clerks=1, unreliable=True)
+
+
+async def many_concurrent_clerk_unreliable_5a(world: World, kind: StoreKind) -> int:
+    """TestManyConcurrentClerkUnreliable5A."""
+    return await _concurrent_clerks(world, kind, clerks=10, unreliable=True)
+
+
+LAB_5A: dict[str, Scenario] = {
+    "TestInitQuery5A": init_query_5a,
+    "TestStaticOneShardGroup5A": static_one_shard_group_5a,
+    "TestJoinBasic5A": join_basic_5a,
+    "TestDeleteBasic5A": delete_basic_5a,
+    "TestJoinLeaveBasic5A": join_leave_basic_5a,
+    "TestManyJoinLeaveReliable5A": many_join_leave_reliable_5a,
+    "TestManyJoinLeaveUnreliable5A": many_join_leave_unreliable_5a,
+    "TestShutdown5A": shutdown_5a,
+    "TestProgressShutdown5A": progress_shutdown_5a,
+    "TestProgressJoin5A": progress_join_5a,
+    "TestOneConcurrentClerkReliable5A": one_concurrent_clerk_reliable_5a,
+    "TestManyConcurrentClerkReliable5A": many_concurrent_clerk_reliable_5a,
+    "TestOneConcurrentClerkUnreliable5A": one_concurrent_clerk_unreliable_5a,
+    "TestManyConcurrentClerkUnreliable5A": many_concurrent_clerk_unreliable_5a,
+}
+"""By their official names."""
+LAB_5B: dict[str, Scenario] = {
+    "TestJoinLeave5B": join_leave_5b,
+    "TestRecoverCtrler5B": recover_ctrler_5b,
+}
