@@ -107,8 +107,8 @@ class Search:
         self.why = "no group serves its shard"
         self._failures = 0
         self._refusals = 0
-        """How often a group refused, or was silent for a whole round of its servers: every other time the configuration that a
-        running change leads to is tried, for a shard is served as soon as it is installed."""
+        """How often a group refused, or was silent for a whole round of its servers: every other time the configuration that
+        a running change leads to is tried, for a shard is served as soon as it is installed."""
 
     async def group(self) -> GroupClerk:
         """The group to try now; waits while nobody is known to serve the shard."""
