@@ -385,6 +385,7 @@ class Node:
             self._purging = False
             if self.core.state.log.base.index < base.index:
                 self.core.compacted(base)
+            self._maybe_purge()  # a flush may have ended meanwhile, and on an idle group no other follows
 
         self.log.submit(lambda txn: write_purge(txn, base, membership), purged)
 
@@ -429,6 +430,8 @@ class Node:
         """A transfer is over, for whatever reason."""
         if not installed:
             self.core.image_ended(peer)
+        if not self._stopping:
+            self._maybe_purge()  # what the transfer has pinned
         self._wake.set()
 
     async def flushed(self) -> None:
