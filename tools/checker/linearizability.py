@@ -123,6 +123,14 @@ def _effect(state: State, op: Op) -> State | None:
     return State(op.value, state.version + 1) if op.version in (None, state.version) else None
 
 
+def explained_state(order: Iterable[Op]) -> State:
+    """The state after an explanation."""
+    state = MISSING
+    for op in order:
+        state = (_effect(state, op) or state) if op.result == "maybe" else (step(state, op) or state)
+    return state
+
+
 # --- the search -----------------------------------------------------------------------------------------------------
 
 

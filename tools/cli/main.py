@@ -24,6 +24,7 @@ COMMANDS = {
     "ctrl": ("ctrl:ctrl", "Ask or change the configuration: who owns which shard."),
     "inspect": ("tools.inspect.commands:inspect", "What is on a peer's disk, read-only."),
     "scenarios": ("scenarios:scenarios", "The labs' tests by name, in virtual time."),
+    "check": ("check:check", "Is a history of gets and puts linearizable?"),
     "simulate": ("simulate:simulate", "Clusters with faults in virtual time, from seeds; everything is checked."),
     "mutants": ("mutants:mutants", "Plant known bugs in our own code, and see what finds them."),
     "init": ("serve:init", "Write the files of a cluster whose peers run on several machines."),
