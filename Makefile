@@ -11,7 +11,7 @@ SYSTEM_PACKAGES := strace
 # More options for pytest: make test ARGS="-k leader -x"
 ARGS ?=
 
-# Of `make simulate`: how many fixed seeds, and for how many minutes new ones.
+# Of `make simulate`: how many fixed seeds, and for how many minutes new ones (0: none).
 SEEDS ?= 40
 MINUTES ?= 1
 
@@ -54,7 +54,7 @@ smoke: setup ## Start a real cluster, use it, stop it, and verify what it left o
 
 simulate: setup ## Play a fixed set of seeds, and new ones for a minute
 	$(SHARDKV) simulate --seeds $(SEEDS)
-	$(SHARDKV) simulate --minutes $(MINUTES)
+	$(if $(filter-out 0,$(MINUTES)),$(SHARDKV) simulate --minutes $(MINUTES))
 
 scenarios: setup ## Play the labs' tests by name, all of them in all variants
 	$(SHARDKV) scenarios

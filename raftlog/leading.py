@@ -81,8 +81,9 @@ def quorum_contact(state: CoreState, leader: Leader, now: float) -> float:
 
 def lease_until(state: CoreState, leader: Leader) -> float:
     """Until when no other leader can have been elected: from the *send* time of a round that a quorum acknowledged.
-    Minus infinity before the term's no-op is committed and after a transfer was sent in this term."""
-    if leader.transfer_sent or state.commit < leader.term_start:
+    Minus infinity before the term's no-op is *applied*, for what earlier leaders acknowledged is seen only then, and after a
+    transfer was sent in this term."""
+    if leader.transfer_sent or state.applied < leader.term_start:
         return float("-inf")
     sent = [(peer, p.lease_from) for peer, p in leader.progress.items() if p.counts]
     start = quorum_value(state.membership, [*sent, (state.me, float("inf"))])

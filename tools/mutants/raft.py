@@ -231,8 +231,20 @@ MUTANTS = (
         (
             Edit(
                 "raftlog.leading",
+                "    if leader.transfer_sent or state.applied < leader.term_start:",
+                "    if state.applied < leader.term_start:",
+            ),
+        ),
+    ),
+    Mutant(
+        "lease-before-it-is-applied",
+        "our own: simulation seed 36",
+        "a leader reads by its lease once its no-op is committed, though it has not applied what came before",
+        (
+            Edit(
+                "raftlog.leading",
+                "    if leader.transfer_sent or state.applied < leader.term_start:",
                 "    if leader.transfer_sent or state.commit < leader.term_start:",
-                "    if state.commit < leader.term_start:",
             ),
         ),
     ),
