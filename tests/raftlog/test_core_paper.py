@@ -256,3 +256,15 @@ def test_too_large_a_proposal_and_too_much_uncommitted_are_refused() -> None:
     played.settle(0)
     played.run("deliver all\ntick 0\ndeliver all")
     assert core.state.log.bytes_between(core.state.commit, core.state.log.last.index) == 0
+
+
+def test_a_lease_begins_once_the_noop_is_applied_and_not_when_it_is_committed() -> None:
+    """Found by simulation, seed 36: what earlier leaders acknowledged is only seen once it is applied."""
+    played = elected()
+    core = played.core(0)
+    leader = core.state.role
+    played.run("tick 0\ndeliver all")
+    assert core.state.commit >= leader.term_start and core.state.applied >= leader.term_start  # type: ignore[union-attr]
+    assert core.lease_until() > played.now
+    core.state.applied = leader.term_start - 1  # type: ignore[union-attr]
+    assert core.lease_until() == float("-inf")
