@@ -31,7 +31,7 @@ from tools.swarm.ledger import Ledger, watched
 from tools.swarm.shape import Shape, draw, features
 
 SAFETY_S = 15.0
-SAFETY_MAX_S = 45.0
+SAFETY_MAX_S = 300.0
 OPERATIONS = 200
 CONVERGE_S = 40.0
 
