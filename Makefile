@@ -8,6 +8,9 @@ SHARDKV := .venv/bin/shardkv
 # Debian packages that only the tests marked `system` use.
 SYSTEM_PACKAGES := strace
 
+# How many tests at a time; those with real processes keep to one of the workers.
+WORKERS ?= 2
+
 # More options for pytest: make test ARGS="-k leader -x"
 ARGS ?=
 
@@ -30,7 +33,7 @@ demo: setup ## Watch a controller group lose a peer, go on, and get it back: 3 a
 	$(SHARDKV) demo --down leader
 
 test: setup ## Run the tests (all but those that need a Debian package or the network)
-	$(PY) -m pytest -m "not system" $(ARGS)
+	$(PY) -m pytest -m "not system" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-system: setup ## Run the tests that need more of the machine; as root, install what they use
 	@if command -v $(SYSTEM_PACKAGES) >/dev/null; then :; \
