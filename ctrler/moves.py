@@ -31,9 +31,12 @@ from shardkv.commands import (
 )
 from shardkv.config import NOBODY
 from shardkv.errors import Unavailable
+from shardkv.group_clerk import ATTEMPT_S
 
 PATIENCE_S = 1.0
-"""How long a group may be silent before it is asked again whether the change is still ours to make."""
+"""How long a group may be silent, at first, before we ask whether the change is still ours to make, and ask it again."""
+PATIENCE_MAX_S = 8.0
+"""How long in the end: it doubles each time, so that a slow group gets to the end of what it was asked."""
 
 NO_SPACE_S = 0.2
 """How long to wait before a group that is short of space is asked again."""
@@ -53,11 +56,13 @@ class Group(Protocol):
     gid: int
     addresses: tuple[str, ...]
 
-    async def call(self, method: int, args: list[Any], *, deadline_s: float | None) -> list[Any]:
+    async def call(
+        self, method: int, args: list[Any], *, deadline_s: float | None, attempt_s: float = ATTEMPT_S
+    ) -> list[Any]:
         """See `GroupClerk.call`."""
         ...
 
-    async def command(self, command: bytes, *, deadline_s: float | None) -> list[Any]:
+    async def command(self, command: bytes, *, deadline_s: float | None, attempt_s: float = ATTEMPT_S) -> list[Any]:
         """See `GroupClerk.command`."""
         ...
 
@@ -127,15 +132,17 @@ class Mover:
     # --- steps ---------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, group: Group, shard: int, step: str, ask: Callable[[], Awaitable[list[Any]]], fields: int
+        self, group: Group, shard: int, step: str, ask: Callable[[float], Awaitable[list[Any]]], fields: int
     ) -> Reply:
-        """One answer of the group, however long it takes. Raises `Fenced` on a stale number."""
-        began = self._now()
+        """One answer of the group, however long it takes; `ask` is told how many seconds to wait for it. Raises `Fenced` on a
+        stale number."""
+        began, patience_s = self._now(), PATIENCE_S
         self._told(Step(shard, step, group.gid, began), shard)
         while True:
             try:
-                body = await ask()
+                body = await ask(patience_s)
             except Unavailable:
+                patience_s = min(2 * patience_s, PATIENCE_MAX_S)
                 if await self._fenced():
                     raise Fenced(f"change {self.num} was finished by somebody else") from None
                 continue
@@ -159,7 +166,7 @@ class Mover:
         shard = command.shard
         data = encode_command(command)
         return await self._ask(
-            group, shard, step, lambda: group.command(data, deadline_s=PATIENCE_S), ok_fields(command)
+            group, shard, step, lambda s: group.command(data, deadline_s=s, attempt_s=s), ok_fields(command)
         )
 
     def _stuck(self, group: Group, shard: int, step: str, reply: Reply) -> Stuck:
@@ -211,8 +218,8 @@ class Mover:
     async def _read(self, source: Group, shard: int, position: bytes) -> Reply:
         args = [shard, self.num, position, MAX_PAGE_BYTES]
 
-        async def ask() -> list[Any]:
-            return await source.call(Method.READ_SHARD, args, deadline_s=PATIENCE_S)
+        async def ask(patience_s: float) -> list[Any]:
+            return await source.call(Method.READ_SHARD, args, deadline_s=patience_s, attempt_s=patience_s)
 
         return await self._ask(source, shard, "read", ask, 4)
 

@@ -27,7 +27,7 @@ class RaftConfig:
     clock_drift: float = 0.1
     """Leases are shortened by this share, for clocks that run at different speeds."""
     append_bytes_max: int = 2 << 20
-    """The most bytes of entries in one AppendEntries. At least one largest entry."""
+    """The most bytes of entries in one AppendEntries; one entry goes however large it is."""
     window_messages: int = 64
     """The most unanswered appends to one peer."""
     window_bytes: int = 8 << 20
@@ -49,11 +49,13 @@ class RaftConfig:
             (self.retry_s > self.heartbeat_s, "retry_s must be above heartbeat_s"),
             (self.storage_stall_s > self.election_max_s, "storage_stall_s must be above election_max_s"),
             (0 <= self.clock_drift < 0.5, "clock_drift must be in [0, 0.5)"),
-            (self.append_bytes_max >= MAX_ENTRY_BYTES, f"append_bytes_max must be at least {MAX_ENTRY_BYTES}"),
+            (
+                self.append_bytes_max >= 1 and self.take_bytes_max >= 1,
+                "append_bytes_max and take_bytes_max must be above 0",
+            ),
             (self.window_messages >= 1, "window_messages must be at least 1"),
             (self.window_bytes >= self.append_bytes_max, "window_bytes must be at least append_bytes_max"),
             (self.uncommitted_bytes_max >= MAX_ENTRY_BYTES, "uncommitted_bytes_max must hold one largest entry"),
-            (self.take_bytes_max >= MAX_ENTRY_BYTES, "take_bytes_max must hold one largest entry"),
             (self.reads_max >= 1 and self.read_rounds_max >= 1, "reads_max and read_rounds_max must be at least 1"),
         )
         for holds, text in relations:

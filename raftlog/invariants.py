@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from raftlog.core import RaftCore
 from raftlog.messages import AppendReply, HeartbeatReply, ImageReply, RequestVote, VoteReply
-from raftlog.roles import Candidate, Flow, Leader, Progress
+from raftlog.roles import Candidate, Flow, Leader, Progress, quorum_value
 from raftlog.state import CoreState, Effects
 from raftlog.types import Entry, LogId, PeerId, Role
 
@@ -136,7 +136,7 @@ def _check_progress(core: RaftCore, peer: PeerId, progress: Progress, last: int)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What `check_step` compares. `tail` are the entries above `commit`."""
+    """What `check_step` compares. `tail` are the entries above `commit`, `rounds` (context, index) of the reads that wait."""
 
     me: PeerId
     boot: int
@@ -153,6 +153,7 @@ class Snapshot:
     base: LogId
     last: LogId
     tail: tuple[Entry, ...]
+    rounds: tuple[tuple[int, int], ...]
 
 
 def snapshot(core: RaftCore) -> Snapshot:
@@ -175,7 +176,16 @@ def snapshot(core: RaftCore) -> Snapshot:
         base=state.log.base,
         last=state.log.last,
         tail=state.log.slice(state.commit + 1, state.log.last.index, ALL_BYTES),
+        rounds=_rounds(state),
     )
+
+
+def _rounds(state: CoreState) -> tuple[tuple[int, int], ...]:
+    match state.role:
+        case Leader(confirmed=confirmed, rounds=rounds):
+            return tuple((r.context, r.index) for r in (*confirmed, *rounds))
+        case _:
+            return ()
 
 
 def check_step(before: Snapshot, core: RaftCore) -> Snapshot:
@@ -205,6 +215,8 @@ def check_step(before: Snapshot, core: RaftCore) -> Snapshot:
     if after.ticket != 0 and after.ticket < before.ticket:
         raise _broken(core, f"save {before.ticket} -> {after.ticket}")
     _check_log_step(core, before, after)
+    if after.role is Role.LEADER and before.role is Role.LEADER and before.term == after.term:
+        _check_led_on(core, before, after)
     return after
 
 
@@ -216,15 +228,29 @@ def _check_log_step(core: RaftCore, before: Snapshot, after: Snapshot) -> None:
             raise _broken(core, f"the committed entry {before.commit} became {now}")
     if after.stable < min(before.stable, before.commit.index):
         raise _broken(core, f"stable fell to {after.stable}")
-    led_on = after.role is Role.LEADER and before.role is Role.LEADER and before.term == after.term
-    if led_on and after.stable < before.stable:
-        raise _broken(core, f"a leader's stable fell: {before.stable} -> {after.stable}")
     changed = next((e for e in before.tail if e.index > log.base.index and log.term_at(e.index) != e.term), None)
     if changed is None:
         return
     to = log.term_at(changed.index)
     if before.role is Role.LEADER and after.term <= before.term:
         raise _broken(core, f"a leader's own entry {changed.id} became term {to}")
+
+
+def _check_led_on(core: RaftCore, before: Snapshot, after: Snapshot) -> None:
+    """What a leader does in its term: it commits entries of that term only (section 5.4.2), and answers reads whose round a
+    quorum has acknowledged (thesis, 6.4) and whose index it has applied."""
+    state, leader = core.state, core.state.role
+    assert isinstance(leader, Leader)
+    if after.stable < before.stable:
+        raise _broken(core, f"a leader's stable fell: {before.stable} -> {after.stable}")
+    if after.commit.index > before.commit.index and after.commit.term != state.term:
+        raise _broken(core, f"counted {after.commit}, an entry of an older term, as committed")
+    seen = [(peer, float(p.context)) for peer, p in leader.progress.items() if p.counts]
+    confirmed = quorum_value(state.membership, [*seen, (state.me, float("inf"))])
+    for context, index in before.rounds:
+        if (context, index) not in after.rounds and (index > state.applied or context > confirmed):
+            behind = f"applied {state.applied}, a quorum has acknowledged {confirmed:g}"
+            raise _broken(core, f"answered the reads at {index} of round {context}: {behind}")
 
 
 # --- a legal hand-out --------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from shardkv.commands import (
     rows_of,
 )
 from shardkv.errors import KvError, NoKey, Refused
+from shardkv.group_clerk import ATTEMPT_S, longer
 from shardkv.router import Router, Search
 from shardkv.writing import Write, outcome, within
 from store.keys import prefix_stop
@@ -98,9 +99,11 @@ class Clerk:
         search = Search(self.router, shard)
 
         async def tries() -> Reply:
+            attempt_s = ATTEMPT_S
             while True:
                 group = await search.group()
-                attempt = await group.attempt(method, args)
+                attempt = await group.attempt(method, args, attempt_s)
+                attempt_s = longer(attempt_s, attempt)
                 if attempt.reply is None:
                     await search.silent(group)
                     continue

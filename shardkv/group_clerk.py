@@ -15,7 +15,10 @@ from shardkv.commands import Code, Method
 from shardkv.errors import Unavailable
 
 ATTEMPT_S = 1.0
-"""How long one try at one server may take."""
+"""How long the first try at a server may take."""
+ATTEMPT_MAX_S = 8.0
+"""Each try that ends without an answer in its time doubles the time of the next, up to this: whoever repeats what a slow
+group has in its log already, faster than it can commit, keeps it slow for ever."""
 BACKOFF_S = (0.01, 0.2)
 """The first and the longest pause after a round of all servers in which none answered as leader."""
 
@@ -23,11 +26,17 @@ BACKOFF_S = (0.01, 0.2)
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What one try gave. `reply` None: no answer, or "not leader". `open`: the request may have taken effect, or may
-    yet."""
+    yet. `slow`: its time was used up."""
 
     reply: list[Any] | None
     open: bool
     why: str
+    slow: bool = False
+
+
+def longer(attempt_s: float, attempt: Attempt) -> float:
+    """How long the try after this one may take."""
+    return min(2 * attempt_s, ATTEMPT_MAX_S) if attempt.slow else attempt_s
 
 
 def decoded(body: Any) -> list[Any]:
@@ -50,11 +59,12 @@ class GroupClerk:
     async def attempt(self, method: int, args: list[Any], timeout_s: float = ATTEMPT_S) -> Attempt:
         """One try at the server that is thought to lead. Moves the guess on if it does not."""
         server = self._guess
+        began = trio.current_time()
         try:
             reply = decoded(await self.rpc.call(server, method, args, timeout_s=timeout_s))
         except CallFailed as failed:
             self._next_after(server)
-            return Attempt(None, failed.sent, str(failed))
+            return Attempt(None, failed.sent, str(failed), slow=trio.current_time() - began >= timeout_s)
         except CodecError as error:
             self._next_after(server)
             return Attempt(None, True, f"{server} speaks another format: {error}")
@@ -100,9 +110,10 @@ class GroupClerk:
                     return attempt.reply
                 why = attempt.why
                 failures += 1
+                attempt_s = longer(attempt_s, attempt)
                 await trio.sleep(self.pause(failures))
         raise Unavailable(f"group {self.gid} did not answer in {deadline_s:g} s; last: {why}")
 
-    async def command(self, command: bytes, *, deadline_s: float | None) -> list[Any]:
+    async def command(self, command: bytes, *, deadline_s: float | None, attempt_s: float = ATTEMPT_S) -> list[Any]:
         """Commit a command that may be repeated (guarded by its number), without a session; its decoded reply."""
-        return await self.call(Method.WRITE, [0, 0, 0, 0, command], deadline_s=deadline_s)
+        return await self.call(Method.WRITE, [0, 0, 0, 0, command], deadline_s=deadline_s, attempt_s=attempt_s)

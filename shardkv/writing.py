@@ -11,7 +11,7 @@ from raftlog.codec import CodecError
 from shardkv.client_session import ShardSession, Stamp
 from shardkv.commands import Code, Command, Delete, Method, Put, Reply, decode_reply, encode_command, ok_fields
 from shardkv.errors import KvError, Maybe, NoKey, Refused, Unavailable, VersionMismatch
-from shardkv.group_clerk import Attempt, GroupClerk
+from shardkv.group_clerk import ATTEMPT_S, Attempt, GroupClerk, longer
 
 PLAIN = Stamp(0, 0, 0, 0)
 """Without a session: what the labs' clerk does."""
@@ -43,6 +43,7 @@ class Write:
         self.data = encode_command(command)
         self.session = session
         self.stamp = session.begin() if session is not None else PLAIN
+        self.attempt_s = ATTEMPT_S
         self.open = False
         """A try may have taken effect, now or later."""
         self.unconditional = isinstance(command, Put | Delete) and command.version is None
@@ -51,7 +52,8 @@ class Write:
         """One try; None if it must be repeated. Raises `Maybe` if it may have taken effect and must not be repeated: the
         session is gone, or there is none and the write is one of any version, which could take effect twice."""
         before, self.open = self.open, True  # for as long as it is on its way: the deadline may cut it off
-        attempt: Attempt = await group.attempt(Method.WRITE, [*self.stamp, self.data])
+        attempt: Attempt = await group.attempt(Method.WRITE, [*self.stamp, self.data], self.attempt_s)
+        self.attempt_s = longer(self.attempt_s, attempt)
         self.open = before or attempt.open
         if attempt.reply is None:
             if self.open and self.session is None and self.unconditional:

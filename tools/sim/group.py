@@ -131,7 +131,7 @@ class SimGroup:
         restored = recover(log.engine, state.engine, world.wall_ms())
         rsm = Rsm(machine, state, sessions_max=self.sessions_max)
         rng = world.rng("election", name, restored.boot)
-        make = RaftCore if world.watch is None else world.watch.core_of(self.gid, log_disk)
+        make = RaftCore if world.watch is None else world.watch.core_of(self.gid, log_disk, clock)
         core = make(peer, self.config, restored, rng, clock())
         transport = world.net.transport(host, self.gid, self.names)
         node = SimNode(

@@ -31,12 +31,14 @@ class Watch:
         self.on_role: Callable[[int, PeerId, str, int], None] | None = None
         """Called with (gid, peer, role, term) whenever one of them changes."""
 
-    def core_of(self, gid: int, disk: MemoryDisk) -> Callable[[PeerId, RaftConfig, Restored, Random, float], RaftCore]:
-        """Makes the watched cores of one peer."""
+    def core_of(
+        self, gid: int, disk: MemoryDisk, clock: Callable[[], float]
+    ) -> Callable[[PeerId, RaftConfig, Restored, Random, float], RaftCore]:
+        """Makes the watched cores of one peer. `clock` is the one its node reads."""
         witness = self.groups.setdefault(gid, GroupWitness())
 
         def make(me: PeerId, config: RaftConfig, restored: Restored, rng: Random, now: float) -> RaftCore:
-            core = WatchedCore(self, gid, witness, disk, me, config, restored, rng, now)
+            core = WatchedCore(self, gid, witness, disk, clock, me, config, restored, rng, now)
             self.cores.append((gid, core))
             return core
 
@@ -66,6 +68,7 @@ class WatchedCore(RaftCore):
         gid: int,
         witness: GroupWitness,
         disk: MemoryDisk,
+        clock: Callable[[], float],
         me: PeerId,
         config: RaftConfig,
         restored: Restored,
@@ -78,6 +81,7 @@ class WatchedCore(RaftCore):
         self._told: tuple[str, int] = ("", 0)
         self._witness = witness
         self._disk = MemoryEngine(disk)
+        self._clock = clock
         self._before = snapshot(self)
 
     def _look(self) -> None:
@@ -151,6 +155,18 @@ class WatchedCore(RaftCore):
                 self._check_promise(envelope)
         self._look()
         return effects
+
+    def lease_until(self) -> float:
+        """See `RaftCore.lease_until`. While a lease lasts, nobody was elected in a later term, nor has been since."""
+        until = super().lease_until()
+        if self._watch.invariants and self._clock() < until:
+            later = [term for term in self._witness.leaders if term > self.state.term]
+            if later:
+                state = self.state
+                raise InvariantBroken(
+                    f"peer {state.me} (term {state.term}) has a lease, but term {max(later)} has a leader"
+                )
+        return until
 
     # --- promises against the disk ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ hides what needs a quiet hour to go wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from raftlog.config import RaftConfig
@@ -110,7 +110,7 @@ def draw(seed: int) -> Shape:
     """The shape of a seed."""
     rng = sub_rng(seed, "shape")
     store = "kvsrv" if rng.random() < 0.12 else "kvraft"
-    raft = _raft(rng)
+    raft = replace(_raft(rng), **_sizes(sub_rng(seed, "sizes")))
     return Shape(
         seed=seed,
         store=store,
@@ -173,6 +173,15 @@ def _raft(rng: Random) -> RaftConfig:
         read_rounds_max=rng.choice((1, 2, 16)),
         storage_stall_s=5.0,
     )
+
+
+def _sizes(rng: Random) -> dict[str, int]:
+    """Small ones make what usually goes in one message, or one save, go in several."""
+    return {
+        "append_bytes_max": rng.choice((1, 200, 2 << 20)),
+        "window_bytes": rng.choice((2 << 20, 8 << 20)),
+        "take_bytes_max": rng.choice((1, 300, 4 << 20)),
+    }
 
 
 def _limits(rng: Random) -> NodeLimits:
