@@ -1,7 +1,8 @@
 """Hunting: plays seeds with a bug planted until one finds it.
 
 `python -m tools.mutants.hunt NAME FIRST COUNT all|histories` plants the bug in this process and plays; one JSON object on
-standard output: found seed check text seeds cpu_s.
+standard output: found seed check text seeds cpu_s. `python -m tools.mutants.hunt NAME` plays the scenarios without faults
+instead: a JSON object of the titles of those that failed, each with its error.
 """
 
 from __future__ import annotations
@@ -35,23 +36,35 @@ class Hunt:
 
 def hunt(name: str, *, first: int = 0, seeds: int = SEEDS, invariants: bool = True) -> Hunt:
     """Play seeds in a process of its own that has the bug."""
+    return Hunt(name, **_process(name, str(first), str(seeds), "all" if invariants else "histories"))
+
+
+def fault_free(name: str) -> dict[str, str]:
+    """Play the scenarios without faults in a process of its own that has the bug; the errors of those that failed."""
+    return _process(name)
+
+
+def _process(*args: str) -> dict[str, Any]:
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tools.mutants.hunt",
-            name,
-            str(first),
-            str(seeds),
-            "all" if invariants else "histories",
-        ],
+        [sys.executable, "-m", "tools.mutants.hunt", *args],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    return Hunt(name, **json.loads(done.stdout.splitlines()[-1]))
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def scenarios(name: str) -> dict[str, str]:
+    """In the process that has the bug: title -> error of the scenarios without faults that fail."""
+    plant(MUTANTS[name])
+    from tools.scenarios.catalogue import FAULT_FREE
+    from tools.scenarios.catalogue import play as play_scenario
+
+    results = {title: play_scenario(title, seed=5) for title in FAULT_FREE}
+    return {title: result.error[:200] for title, result in results.items() if not result.passed}
 
 
 def main(name: str, first: int, seeds: int, invariants: bool) -> dict[str, Any]:
@@ -74,4 +87,7 @@ def _row(found: bool, seed: int, check: str, text: str, seeds: int, cpu_s: float
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "all")))
+    if len(sys.argv) == 2:
+        print(json.dumps(scenarios(sys.argv[1])))
+    else:
+        print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "all")))

@@ -115,6 +115,7 @@ class RaftLab:
         self.set_network(unreliable)
         self.committed: dict[int, bytes] = {}
         self.connected = [True] * peers
+        self._images = 0
         chosen = limits or (SNAPSHOT_LIMITS if snapshots else PLAIN_LIMITS)
         self.group = SimGroup(world, 0, peers, machine or self._machine, limits=chosen)
         self.group.start()
@@ -151,12 +152,13 @@ class RaftLab:
 
     def crash(self, *peers: int) -> None:
         """Kill these peers, all without arguments; what was not durable is lost."""
+        self._images += self._images_wanted(peers or self.everybody())
         self.group.crash(*peers)
 
     def restart(self, *peers: int) -> None:
         """From the disk. Restarting a running peer kills it first."""
         for peer in peers:
-            self.group.crash(peer)
+            self.crash(peer)
             self.group.start(peer)
 
     def everybody(self) -> range:
@@ -272,5 +274,9 @@ class RaftLab:
         return max(log_bytes_of(self.world, server_name(0, peer)) for peer in self.everybody())
 
     def images_sent(self) -> int:
-        """How often running peers have wanted to send an image."""
-        return sum(p.node.core.state.rare.get("image wanted", 0) for p in self.group.peers.values())
+        """How often peers have wanted to send an image, in all their lives."""
+        return self._images + self._images_wanted(self.everybody())
+
+    def _images_wanted(self, peers: Iterable[int]) -> int:
+        nodes = [node for peer in peers if (node := self.node(peer)) is not None]
+        return sum(node.core.state.rare.get("image wanted", 0) for node in nodes)

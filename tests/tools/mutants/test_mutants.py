@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tools.cli.main import cli
 from tools.mutants.catalogue import MUTANTS
-from tools.mutants.hunt import hunt
+from tools.mutants.hunt import fault_free, hunt
 from tools.mutants.planting import Edit, Mutant, NotPlanted, changed, plant
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -60,6 +60,10 @@ def test_nothing_is_planted_too_late_or_where_the_text_is_not() -> None:
 def test_a_planted_bug_is_found_and_named(name: str, check: str) -> None:
     found = hunt(name, seeds=10)
     assert found.found and check in found.check, found
+
+
+def test_a_bug_that_needs_a_fault_passes_the_scenarios_without_one() -> None:
+    assert fault_free("read-without-a-round") == {}
 
 
 def test_the_command_lists_and_refuses_strangers() -> None:
