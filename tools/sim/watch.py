@@ -96,6 +96,7 @@ class WatchedCore(RaftCore):
             check(self)
             self._before = check_step(self._before, self)
             self._witness.observe(self)
+            self._check_lease()
 
     # --- calls that change it --------------------------------------------------------------------------------------
 
@@ -156,17 +157,11 @@ class WatchedCore(RaftCore):
         self._look()
         return effects
 
-    def lease_until(self) -> float:
-        """See `RaftCore.lease_until`. While a lease lasts, nobody was elected in a later term, nor has been since."""
-        until = super().lease_until()
-        if self._watch.invariants and self._clock() < until:
-            later = [term for term in self._witness.leaders if term > self.state.term]
-            if later:
-                state = self.state
-                raise InvariantBroken(
-                    f"peer {state.me} (term {state.term}) has a lease, but term {max(later)} has a leader"
-                )
-        return until
+    def _check_lease(self) -> None:
+        """As long as a leader's lease lasts nobody has been elected in a later term."""
+        state, latest = self.state, max(self._witness.leaders, default=0)
+        if latest > state.term and self._clock() < self.lease_until():
+            raise InvariantBroken(f"peer {state.me} (term {state.term}) has a lease, but term {latest} has a leader")
 
     # --- promises against the disk ---------------------------------------------------------------------------------
 
