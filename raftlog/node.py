@@ -139,7 +139,7 @@ class Node:
         self._image_out = ImageSender(self)
         self._purging = False
         self._flush_due: float | None = None
-        self._wake = trio.Event()
+        self._ring: Callable[[], Any] = trio.Event().set
         self._stopping = False
         self._nursery: trio.Nursery | None = None
 
@@ -164,7 +164,7 @@ class Node:
         for envelope in envelopes:
             if not membership.voters or membership.incarnation_of(envelope.sender) is not None:
                 self._inbox.append(envelope)
-        self._wake.set()
+        self._ring()
 
     @property
     def no_space(self) -> bool:
@@ -187,13 +187,13 @@ class Node:
             done(NotTaken("no space"))
         else:
             self._submitted.append((operation, done))
-            self._wake.set()
+            self._ring()
 
     def start(self, operation: Operation) -> LogId | None:
         """Propose at once, for a caller that watches the state machine itself; None if this peer does not lead."""
         proposal = Proposal(encode_operations([operation]), self.wall_ms())
         (outcome,) = self.core.propose_many([proposal], self.clock())
-        self._wake.set()
+        self._ring()
         return None if isinstance(outcome, Refusal) else outcome
 
     def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
@@ -207,7 +207,7 @@ class Node:
                 done(value)
                 return
         self._reads.append(_Read(read, done))
-        self._wake.set()
+        self._ring()
 
     def status(self) -> NodeStatus:
         """A frozen picture of now."""
@@ -237,21 +237,33 @@ class Node:
         """Until `stop`, or for ever. A cancelled node leaves its writers and files to whoever made them."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            while not self._stopping:
-                self._turn()
-                await self._sleep()
+            await self._live()
             nursery.cancel_scope.cancel()
 
+    async def _live(self) -> None:
+        """Turn after turn until it is stopped."""
+        while not self._stopping:
+            self._turn()
+            await self._sleep()
+
+    @property
+    def has_work(self) -> bool:
+        """Something came in that the next turn takes up."""
+        return bool(self._inbox or self._submitted or self._reads)
+
+    def due(self) -> float:
+        """When the next turn must be at the latest, on this node's clock."""
+        due = self.core.deadline()
+        return due if self._flush_due is None else min(due, self._flush_due)
+
     async def _sleep(self) -> None:
-        if self._inbox or self._submitted or self._reads:
+        if self.has_work:
             await trio.lowlevel.checkpoint()
             return
-        self._wake = trio.Event()
-        due = self.core.deadline()
-        if self._flush_due is not None:
-            due = min(due, self._flush_due)
-        with trio.move_on_after(max(due - self.clock(), 0.0002)):
-            await self._wake.wait()
+        wake = trio.Event()
+        self._ring = wake.set
+        with trio.move_on_after(max(self.due() - self.clock(), 0.0002)):
+            await wake.wait()
 
     def _turn(self) -> None:
         core = self.core
@@ -328,7 +340,7 @@ class Node:
 
     def _saved(self, ticket: int) -> None:
         self.core.saved(ticket, self.clock())
-        self._wake.set()
+        self._ring()
 
     def _answer(self, done: ReadDone) -> None:
         reads: list[_Read] = done.token
@@ -362,7 +374,7 @@ class Node:
 
         def done() -> None:
             self._maybe_purge()
-            self._wake.set()
+            self._ring()
             on_done()
 
         return self.rsm.flush(done)
@@ -398,7 +410,7 @@ class Node:
     def reply(self, to: PeerId, image: ImageName, wanted: int, *, installed: bool = False) -> None:
         """See `ImageHost.reply`."""
         self.core.acknowledge_image(to, ImageReply(self.core.state.term, image, wanted, installed))
-        self._wake.set()
+        self._ring()
 
     def begin_install(self, at: LogId) -> bool:
         """See `ImageHost.begin_install`."""
@@ -409,7 +421,7 @@ class Node:
         self.core.installed(at, membership)
         self.rsm.reopen()
         self._note([Event("image installed", self.core.state.term, None)])
-        self._wake.set()
+        self._ring()
 
     def _on_image(self, envelope: Envelope) -> None:
         if isinstance(envelope.message, ImageChunk):
@@ -432,7 +444,7 @@ class Node:
             self.core.image_ended(peer)
         if not self._stopping:
             self._maybe_purge()  # what the transfer has pinned
-        self._wake.set()
+        self._ring()
 
     async def flushed(self) -> None:
         """Wait until all that is applied now is durable in state/."""
@@ -456,7 +468,7 @@ class Node:
             if alive:
                 to = max(alive, key=lambda p: (role.progress[p].match, -p))
                 self.core.transfer(to, now)
-                self._wake.set()
+                self._ring()
                 with trio.move_on_after(2 * self.core.state.config.election_max_s):
                     while self.is_leader():
                         await trio.sleep(0.005)
@@ -471,7 +483,7 @@ class Node:
         journal, self._journal = self._journal, []
         self.log.submit(lambda txn: write_journal(txn, journal), lambda _: None)
         self._stopping = True
-        self._wake.set()
+        self._ring()
         self.close()
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import trio
+import trio.testing
 
 from raftlog.codec import CodecError, decode_message, loads
 from raftlog.messages import Envelope
@@ -135,6 +136,47 @@ class SimRequest:
         answer(body)
 
 
+class _Jumper(trio.abc.Instrument):
+    """Moves the time on while nothing else could happen: no task is to run, and no deadline comes before.
+
+    Invariant: `_waiting` are the tasks that were scheduled since this was made and have not had their turn.
+    """
+
+    def __init__(self, clock: trio.testing.MockClock) -> None:
+        self._clock = clock
+        self._waiting: set[trio.lowlevel.Task] = set()
+        self._begun = False
+
+    @classmethod
+    def of_this_run(cls) -> _Jumper | None:
+        """None if the clock does not jump by itself, for then nor may we."""
+        clock = trio.lowlevel.current_clock()
+        if not isinstance(clock, trio.testing.MockClock) or clock.autojump_threshold != 0:
+            return None
+        jumper = cls(clock)
+        trio.lowlevel.add_instrument(jumper)
+        return jumper
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """See `trio.abc.Instrument`."""
+        self._waiting.add(task)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """See `trio.abc.Instrument`."""
+        self._waiting.discard(task)
+
+    def jump(self, due: float) -> bool:
+        """Make it `due`, if nothing can happen before. Not the first time: tasks may wait that we have not seen."""
+        if self._waiting or not self._begun:
+            self._begun = True
+            return False
+        ahead = due - trio.current_time()
+        if ahead >= trio.lowlevel.current_statistics().seconds_to_next_deadline:
+            return False
+        self._clock.jump(max(0.0, ahead))
+        return True
+
+
 class SimNetwork:
     """All hosts of a simulated world. Run `pump` in a task of the world's nursery."""
 
@@ -151,7 +193,7 @@ class SimNetwork:
         self._blocked: set[tuple[str, str]] = set()
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
-        self._wake = trio.Event()
+        self._asleep: trio.CancelScope | None = None
 
     # --- the world's side ----------------------------------------------------------------------------------------
 
@@ -201,23 +243,27 @@ class SimNetwork:
         return (source, target) not in self._blocked
 
     async def pump(self) -> None:
-        """Deliver, for ever. What a sink raises ends it."""
+        """Deliver, for ever. What a sink raises ends it. Under a clock that jumps to the next deadline it jumps itself as
+        long as no task has anything to do: most of a simulation is that, and the scheduler would cost as much again."""
+        jumper = _Jumper.of_this_run()
         while True:
             now = trio.current_time()
             while self._heap and self._heap[0][0] <= now:
                 heapq.heappop(self._heap)[2]()
-            self._wake = trio.Event()
             due = self._heap[0][0] if self._heap else float("inf")
-            with trio.move_on_at(due):
-                await self._wake.wait()
+            if jumper is not None and jumper.jump(due):
+                continue
+            with trio.CancelScope(deadline=due) as self._asleep:
+                await trio.sleep_forever()
+            self._asleep = None
 
     def later(self, delay_s: float, act: Callable[[], None]) -> None:
         """Call `act` after a virtual time, in a turn of its own. Equal times go in the order of these calls."""
         self._count += 1
         first = self._heap[0] if self._heap else None
         heapq.heappush(self._heap, (trio.current_time() + delay_s, self._count, act))
-        if first is None or self._heap[0] is not first:
-            self._wake.set()
+        if self._asleep is not None and self._heap[0] is not first:
+            self._asleep.deadline = self._heap[0][0]
 
     def conditions_of(self, source: str, target: str) -> NetConditions:
         """What holds on one link, in one direction."""
