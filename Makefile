@@ -43,7 +43,7 @@ test-system: setup ## Run the tests that need more of the machine; as root, inst
 	else echo "test-system: not installed, and not root: $(SYSTEM_PACKAGES)" >&2; fi
 	$(PY) -m pytest -m system -rs $(ARGS)
 
-check: lint types test smoke simulate ## Everything a change must pass
+check: lint types test smoke scenarios simulate ## Everything a change must pass
 
 lint: setup
 	$(PY) -m ruff check .

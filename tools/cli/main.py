@@ -15,6 +15,7 @@ COMMANDS = {
     "up": ("cluster:up", "Start a cluster on this machine, or the dead peers of one."),
     "down": ("cluster:down", "End all peers of the cluster."),
     "status": ("cluster:status", "How the peers are."),
+    "top": ("top:top", "The live cluster as a dashboard."),
     "peer": ("cluster:peer", "kill, stop, start, pause or resume one peer."),
     "group": ("cluster:group", "Add or remove a shard group."),
     "get": ("data:get", "Read a key."),
