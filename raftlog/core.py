@@ -219,7 +219,9 @@ class RaftCore:
 
     def set_no_space(self, alarm: bool) -> None:
         """Whether this peer's disk or map is nearly full. It tells the leader; entries are taken all the same."""
-        self.state.no_space = alarm
+        if alarm != self.state.no_space:
+            self.state.no_space = alarm
+            self.state.note("no space" if alarm else "space again")
 
     def short_of_space(self) -> bool:
         """This peer is short of space, or leads a group that has no quorum without one that is: propose nothing that

@@ -24,6 +24,7 @@ COMMANDS = {
     "scan": ("data:scan", "List keys in order."),
     "ctrl": ("ctrl:ctrl", "Ask or change the configuration: who owns which shard."),
     "inspect": ("tools.inspect.commands:inspect", "What is on a peer's disk, read-only."),
+    "story": ("story:story", "Make an accident happen to a cluster, to learn `inspect` with."),
     "scenarios": ("scenarios:scenarios", "The labs' tests by name, in virtual time."),
     "check": ("check:check", "Is a history of gets and puts linearizable?"),
     "simulate": ("simulate:simulate", "Clusters with faults in virtual time, from seeds; everything is checked."),
