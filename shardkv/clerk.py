@@ -50,10 +50,13 @@ class Clerk:
     anything is sent, in the calls with many keys too.
     """
 
-    def __init__(self, router: Router, *, deadline_s: float | None = DEADLINE_S, sessions: bool = True) -> None:
+    def __init__(
+        self, router: Router, *, deadline_s: float | None = DEADLINE_S, sessions: bool = True, resend: bool = False
+    ) -> None:
         self.router = router
         self.deadline_s = deadline_s
         self._session = ClientSession(router.rng) if sessions else None
+        self._resend = resend
 
     @property
     def requests_sent(self) -> int:
@@ -123,7 +126,7 @@ class Clerk:
         session = self._session.of(shard) if self._session is not None else None
         while session is not None and session.full:
             await trio.sleep(0.005)
-        write = Write(command, session)
+        write = Write(command, session, self._resend)
 
         async def tries() -> Any:
             while True:

@@ -23,8 +23,9 @@ def make_clerk(
     *,
     deadline_s: float | None = DEADLINE_S,
     sessions: bool = True,
+    resend: bool = False,
 ) -> Clerk:
-    """A clerk over any network. `controllers` are the addresses of some peers of group 0."""
+    """A clerk over any network. `controllers` are the addresses of some peers of group 0. The rest as in `connect`."""
     control = GroupClerk(rpc, 0, controllers, rng=rng)
 
     async def query() -> Routing:
@@ -33,17 +34,24 @@ def make_clerk(
             raise Refused(f"the controllers refused a query: {reply!r:.100}")
         return decode_routing(reply[1:])
 
-    return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions)
+    return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions, resend=resend)
 
 
 @asynccontextmanager
 async def connect(
-    addresses: Sequence[str], *, deadline_s: float | None = DEADLINE_S, sessions: bool = True
+    addresses: Sequence[str],
+    *,
+    deadline_s: float | None = DEADLINE_S,
+    sessions: bool = True,
+    resend: bool = False,
 ) -> AsyncIterator[Clerk]:
     """A clerk of the cluster whose controllers listen at `addresses` ("host:port"; some of them are enough).
 
-    `deadline_s` is the default for every call, None = for ever. `sessions=False` gives the labs' behaviour: a write that
-    was sent twice may end in `Maybe`. Leaving the block closes the connections; nothing is sent before the first call.
+    `deadline_s` is the default for every call, None = for ever. `sessions=False` costs the servers nothing to remember: a
+    write whose reply is lost is not sent again and ends in `Maybe`. With `resend=True` too, one by version is sent again, as
+    the labs' clerk does, and ends in `Maybe` only if the version is another then: right as long as nobody deletes keys, for
+    a key that was deleted has the same versions again.
+    Leaving the block closes the connections; nothing is sent before the first call.
     """
     async with TcpRpcClient() as rpc:
-        yield make_clerk(rpc, addresses, SystemRandom(), deadline_s=deadline_s, sessions=sessions)
+        yield make_clerk(rpc, addresses, SystemRandom(), deadline_s=deadline_s, sessions=sessions, resend=resend)

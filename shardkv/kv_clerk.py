@@ -18,14 +18,22 @@ from shardkv.writing import Write, outcome, within
 
 
 class KvClerk:
-    """Get and put by version. Puts take effect exactly once under a session; with `sessions=False` as in the labs,
-    where a repeated put may end in `Maybe`."""
+    """Get and put by version. Puts take effect exactly once under a session; `sessions` and `resend` as in
+    `shardkv.connect`."""
 
     def __init__(
-        self, rpc: RpcClient, addresses: Sequence[str], *, rng: Random, gid: int = 0, sessions: bool = True
+        self,
+        rpc: RpcClient,
+        addresses: Sequence[str],
+        *,
+        rng: Random,
+        gid: int = 0,
+        sessions: bool = True,
+        resend: bool = False,
     ) -> None:
         self.group = GroupClerk(rpc, gid, addresses, rng=rng)
         self._session = ClientSession(rng).of(0) if sessions else None
+        self._resend = resend
 
     async def get(self, key: str | bytes, *, deadline_s: float | None = 10.0) -> tuple[bytes, int]:
         """(value, version). Linearizable. Raises `NoKey`, `Unavailable` at the deadline."""
@@ -52,7 +60,7 @@ class KvClerk:
     async def _write(self, command: Command, deadline_s: float | None) -> Any:
         while self._session is not None and self._session.full:
             await trio.sleep(0.005)
-        write = Write(command, self._session)
+        write = Write(command, self._session, self._resend)
 
         async def tries() -> Any:
             failures = 0

@@ -36,9 +36,10 @@ def outcome(reply: Reply, *, open_before: bool) -> Any:
 
 
 class Write:
-    """A write in progress. `tries` go through whatever group is right at the moment."""
+    """A write in progress. Its tries go through whatever group is right at the moment. `resend`: without a session, one by
+    version may be sent again after a lost reply."""
 
-    def __init__(self, command: Command, session: ShardSession | None) -> None:
+    def __init__(self, command: Command, session: ShardSession | None, resend: bool = False) -> None:
         self.command = command
         self.data = encode_command(command)
         self.session = session
@@ -46,17 +47,19 @@ class Write:
         self.attempt_s = ATTEMPT_S
         self.open = False
         """A try may have taken effect, now or later."""
-        self.unconditional = isinstance(command, Put | Delete) and command.version is None
+        by_version = not isinstance(command, Put | Delete) or command.version is not None
+        self.repeatable = session is not None or (resend and by_version)
 
     async def attempt(self, group: GroupClerk) -> Reply | None:
         """One try; None if it must be repeated. Raises `Maybe` if it may have taken effect and must not be repeated: the
-        session is gone, or there is none and the write is one of any version, which could take effect twice."""
+        session is gone, or there is none and the write could take effect twice: one of any version, or one by a version that
+        a key which was deleted meanwhile has again."""
         before, self.open = self.open, True  # for as long as it is on its way: the deadline may cut it off
         attempt: Attempt = await group.attempt(Method.WRITE, [*self.stamp, self.data], self.attempt_s)
         self.attempt_s = longer(self.attempt_s, attempt)
         self.open = before or attempt.open
         if attempt.reply is None:
-            if self.open and self.session is None and self.unconditional:
+            if self.open and not self.repeatable:
                 raise Maybe(f"it was sent once, without a session: {attempt.why}")
             return None
         try:

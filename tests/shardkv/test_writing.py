@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 
 from raftlog.net.sim import NetConditions
-from shardkv.errors import Maybe, Unavailable
+from shardkv.errors import Maybe, NoKey, Unavailable
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import KvMachine
 from tools.sim.group import SimGroup
@@ -70,6 +72,39 @@ def test_without_a_session_a_write_of_any_version_is_not_sent_twice(sessions: bo
         assert (maybe == 0) == sessions
 
     simulate(body)
+
+
+@pytest.mark.parametrize("resend", [False, True])
+def test_a_write_by_version_that_is_sent_again_may_come_after_a_delete(resend: bool) -> None:
+    """Found by simulation, seed 10341: a put "if missing" took effect, its reply was lost, somebody deleted the key, and it
+    was sent again. Without `resend` it is not."""
+
+    async def body(world: World) -> None:
+        group, other = await made(world)
+        clerk = KvClerk(
+            world.net.rpc(world.host("plain")), group.addresses, rng=world.rng("p"), sessions=False, resend=resend
+        )
+        world.net.links[group.names[await group.wait_leader()], "plain"] = NetConditions(reply_loss=1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_put_new, clerk)
+            while True:
+                with suppress(NoKey):
+                    await other.delete("new")
+                    break
+            world.net.links.clear()
+        await trio.sleep(2.0)
+        if resend:
+            assert await other.get("new") == (b"v", 1), "the labs' way: it came twice"
+        else:
+            with pytest.raises(NoKey):
+                await other.get("new")
+
+    simulate(body)
+
+
+async def _put_new(clerk: KvClerk) -> None:
+    with suppress(Maybe):
+        await clerk.put("new", b"v", 0)
 
 
 def test_no_space_after_a_lost_try_is_no_promise() -> None:

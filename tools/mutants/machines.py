@@ -104,12 +104,12 @@ MUTANTS = (
     ),
     Mutant(
         "sent-twice-without-a-session",
-        "our own: simulation seeds 3 and 7",
-        "without a session a write of any version is repeated after a lost reply",
+        "our own: simulation seeds 3, 7 and 10341",
+        "without a session a write is repeated after a lost reply, though it may take effect twice",
         (
             Edit(
                 "shardkv.writing",
-                "            if self.open and self.session is None and self.unconditional:",
+                "            if self.open and not self.repeatable:",
                 "            if False:",
             ),
         ),

@@ -123,7 +123,8 @@ class KvLab:
                 self.world.net.isolate(name, [server])
         addresses = [self.group.names[peer] for peer in reached]
         rng = self.world.rng("client", name)
-        return LabClient(self, name, KvClerk(self.world.net.rpc(host), addresses, rng=rng, sessions=self.sessions))
+        sessions = {"sessions": self.sessions, "resend": not self.sessions}
+        return LabClient(self, name, KvClerk(self.world.net.rpc(host), addresses, rng=rng, **sessions))
 
     def partition(self, *sides: list[int]) -> None:
         """Cut the servers into sides; clients reach what they reached."""

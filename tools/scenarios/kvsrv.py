@@ -60,7 +60,8 @@ class SrvLab:
         self._clients += 1
         name = f"client-{self._clients}"
         rpc = self.world.net.rpc(self.world.host(name))
-        return Client(name, KvClerk(rpc, self.server.addresses, rng=self.world.rng(name), sessions=self.sessions))
+        sessions = {"sessions": self.sessions, "resend": not self.sessions}
+        return Client(name, KvClerk(rpc, self.server.addresses, rng=self.world.rng(name), **sessions))
 
     async def put(self, client: Client, key: str, value: bytes, version: int) -> str:
         """ "ok", "no key", "mismatch" or, without sessions, "maybe"; recorded."""

@@ -203,7 +203,7 @@ class LabClerk:
         self.lab = lab
         self.name = f"clerk {number}"
         self.sessions = sessions
-        self.clerk = lab.cluster.clerk(sessions=sessions)
+        self.clerk = lab.cluster.clerk(sessions=sessions, resend=not sessions)
         self.version = 0
         self.ok = self.maybe = 0
         self.ended = trio.Event()

@@ -191,7 +191,14 @@ class SimCluster:
         )
         return SimController(host, controller)
 
-    def clerk(self, host: SimHost | None = None, *, deadline_s: float | None = None, sessions: bool = True) -> Clerk:
+    def clerk(
+        self,
+        host: SimHost | None = None,
+        *,
+        deadline_s: float | None = None,
+        sessions: bool = True,
+        resend: bool = False,
+    ) -> Clerk:
         """A routing clerk that reads the configuration from the store itself (labs: no controller need be alive)."""
         machine = host or self.client_host()
         rpc = self.world.net.rpc(machine)
@@ -202,13 +209,14 @@ class SimCluster:
         async def query() -> Routing:
             return await reader.query()
 
-        return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions)
+        return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions, resend=resend)
 
-    def service_clerk(self, *, deadline_s: float | None = None, sessions: bool = True) -> Clerk:
+    def service_clerk(self, *, deadline_s: float | None = None, sessions: bool = True, resend: bool = False) -> Clerk:
         """A routing clerk that asks the controller peers, as in production."""
         host = self.client_host()
         rng = self.world.rng("clerk", host.name)
-        return make_clerk(self.world.net.rpc(host), self.store.addresses, rng, deadline_s=deadline_s, sessions=sessions)
+        rpc = self.world.net.rpc(host)
+        return make_clerk(rpc, self.store.addresses, rng, deadline_s=deadline_s, sessions=sessions, resend=resend)
 
     def controller_clerk(self) -> ControllerClerk:
         """A clerk of the controller peers."""

@@ -168,7 +168,7 @@ class Run:
         self.world.net.conditions = self.shape.net
         make = cluster.service_clerk if self.shape.service else cluster.clerk
         for number in range(self.shape.clients):
-            clerk = make(sessions=self.shape.sessions)
+            clerk = make(sessions=self.shape.sessions, resend=self.shape.resend)
             rng = self.world.rng("client", number)
             self.clients.append(SwarmClient(f"c{number}", clerk, self.shape, self.history, rng, self._told))
 

@@ -45,7 +45,8 @@ FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A drawn world. Times in seconds. `groups` is how many shard groups there are, of which group 1 owns all at first."""
+    """A drawn world. Times in seconds. `groups` is how many shard groups there are, of which group 1 owns all at first.
+    `resend`: clients without sessions send writes by version again, which is right where nobody deletes."""
 
     seed: int
     store: str
@@ -58,6 +59,7 @@ class Shape:
     keys: int
     sessions: bool
     sessions_max: int
+    resend: bool
     deletes: bool
     lease_reads: bool
     changers: int
@@ -96,6 +98,7 @@ def features(shape: Shape) -> list[str]:
         "clocks that drift": shape.drift > 0,
         "lease reads": shape.lease_reads,
         "no sessions": not shape.sessions,
+        "no sessions, sent again": shape.resend,
         "sessions that are evicted": shape.sessions and shape.sessions_max < shape.clients,
         "deletes": shape.deletes,
         "several controllers at once": shape.changers > 1,
@@ -111,7 +114,7 @@ def draw(seed: int) -> Shape:
     rng = sub_rng(seed, "shape")
     store = "kvsrv" if rng.random() < 0.12 else "kvraft"
     raft = replace(_raft(rng), **_sizes(sub_rng(seed, "sizes")))
-    return Shape(
+    shape = Shape(
         seed=seed,
         store=store,
         controllers=1 if store == "kvsrv" else rng.choice((3, 3, 3, 5)),
@@ -123,6 +126,7 @@ def draw(seed: int) -> Shape:
         keys=rng.choice((1, 2, 4, 8)),
         sessions=rng.random() < 0.75,
         sessions_max=rng.choice((2, 3, 4096)),
+        resend=False,
         deletes=rng.random() < 0.4,
         lease_reads=rng.random() < 0.4,
         changers=rng.choice((0, 1, 1, 2)),
@@ -137,6 +141,8 @@ def draw(seed: int) -> Shape:
         raft=raft,
         limits=_limits(rng),
     )
+    resend = sub_rng(seed, "resend").random() < 0.5
+    return replace(shape, resend=resend and not shape.sessions and not shape.deletes)
 
 
 def _maybe(rng: Random, most: float, share: float = 0.4) -> float:
