@@ -14,6 +14,7 @@ from raftlog.durable import index_key
 from raftlog.invariants import GroupWitness, InvariantBroken, check, check_step, check_taken, snapshot
 from raftlog.leading import Refusal
 from raftlog.messages import AppendReply, Envelope, HeartbeatReply, ImageReply, Message, RequestVote, VoteReply
+from raftlog.roles import Leader
 from raftlog.state import Effects
 from raftlog.types import HardState, LogId, Membership, PeerId, Restored
 from store.memory_engine import MemoryDisk, MemoryEngine
@@ -158,10 +159,19 @@ class WatchedCore(RaftCore):
         return effects
 
     def _check_lease(self) -> None:
-        """As long as a leader's lease lasts nobody has been elected in a later term."""
-        state, latest = self.state, max(self._witness.leaders, default=0)
-        if latest > state.term and self._clock() < self.lease_until():
-            raise InvariantBroken(f"peer {state.me} (term {state.term}) has a lease, but term {latest} has a leader")
+        """As long as a leader's lease lasts nobody has been elected in a later term, nor asked to be by this leader, and what
+        earlier leaders acknowledged is applied."""
+        state, role = self.state, self.state.role
+        if not isinstance(role, Leader) or self._clock() >= self.lease_until():
+            return
+        latest = max(self._witness.leaders)
+        wrong = f"term {latest} has a leader" if latest > state.term else ""
+        if role.transfer_sent:
+            wrong = "it has asked another peer to lead"
+        if state.applied < role.term_start:
+            wrong = f"it has applied {state.applied}, and its term starts at {role.term_start}"
+        if wrong:
+            raise InvariantBroken(f"peer {state.me} (term {state.term}) has a lease, but {wrong}")
 
     # --- promises against the disk ---------------------------------------------------------------------------------
 
