@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import click
@@ -35,6 +32,7 @@ def scenarios(wanted: str, seed: int, jobs: int | None, only_list: bool, as_json
     Exit code 1 if one failed.
     """
     from tools.scenarios.catalogue import entries, play
+    from tools.workers import pool
 
     titles = [entry.title for entry in entries() if wanted in entry.title]
     if not titles:
@@ -43,8 +41,8 @@ def scenarios(wanted: str, seed: int, jobs: int | None, only_list: bool, as_json
         click.echo("\n".join(titles))
         return
     results = []
-    with ProcessPoolExecutor(jobs or os.cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-        for result in pool.map(partial(play, seed=seed), titles):
+    with pool(jobs) as workers:
+        for result in workers.map(partial(play, seed=seed), titles):
             results.append(result)
             if as_json:
                 put_out(asdict(result))

@@ -16,6 +16,7 @@ from typing import Any
 
 from tools.mutants.catalogue import MUTANTS
 from tools.mutants.planting import plant
+from tools.workers import end_with
 
 SEEDS = 300
 """Within so many seeds, with the distribution that `simulate` has by default, every bug must be found."""
@@ -87,6 +88,7 @@ def _row(found: bool, seed: int, check: str, text: str, seeds: int, cpu_s: float
 
 
 if __name__ == "__main__":
+    end_with(os.getppid())
     if len(sys.argv) == 2:
         print(json.dumps(scenarios(sys.argv[1])))
     else:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 
 from tools.swarm.run import PASSED, Outcome, play
+from tools.workers import end_with, pool
 
 COMPARE_EVERY = 25
 """One seed of so many is played again, in a process with another PYTHONHASHSEED, and its trace compared."""
@@ -67,7 +67,7 @@ def campaign(
     """Play seeds until there are no more, the time `until` (of `time.monotonic`) has come, or `stop_at` of them failed."""
     report = Report()
     began = time.monotonic()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=200) as pool:
+    with pool(jobs, tasks_per_child=200) as workers:
         work = partial(play, invariants=invariants)
         running: set[Future[Outcome]] = set()
 
@@ -77,7 +77,7 @@ def campaign(
 
         while not over():
             while len(running) < 2 * jobs and (seed := next(seeds, None)) is not None:
-                running.add(pool.submit(work, seed))
+                running.add(workers.submit(work, seed))
             if not running:
                 break
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -86,7 +86,7 @@ def campaign(
                 told(outcome)
                 if compare_every and report.seeds % compare_every == 1:
                     _compare(outcome, report)
-        pool.shutdown(wait=True, cancel_futures=True)
+        workers.shutdown(wait=True, cancel_futures=True)
     report.failures.sort(key=lambda outcome: outcome.seed)
     report.wall_s = time.monotonic() - began
     return report
@@ -111,4 +111,5 @@ def trace_elsewhere(seed: int, hash_seed: int) -> str:
 
 
 if __name__ == "__main__":
+    end_with(os.getppid())
     print(play(int(sys.argv[1])).trace)
