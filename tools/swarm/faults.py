@@ -37,6 +37,7 @@ class Nemesis:
             "crash one": lambda s: self._crash(s, self._some(1)),
             "crash a leader": lambda s: self._crash(s, self._leader()),
             "crash new leaders": self._crash_new_leaders,
+            "crash at a commit": self._crash_at_commit,
             "crash a majority": lambda s: self._crash(s, self._majority()),
             "crash all": lambda s: self._crash(s, self._everybody()),
             "pause": lambda s: self._pause(s, self._some(1)),
@@ -169,6 +170,26 @@ class Nemesis:
     async def _crash_soon(self, group: SimGroup, peer: int) -> None:
         await trio.sleep(self.rng.expovariate(1 / 0.05))
         await self._crash(self.rng.expovariate(1 / 0.3), [(group, peer)])
+
+    async def _crash_at_commit(self, seconds: float) -> bool:
+        """A peer dies when its next commit, of its log or of its state, is durable, and nothing that follows has happened:
+        between the two environments of an image, a flush or a purge."""
+        for group, peer in self._some(1):
+            alive = group.peers[peer]
+            writer = self.rng.choice((alive.log, alive.state, alive.state))
+            writer.trap = lambda group=group, peer=peer: group.crash(peer)
+            try:
+                with trio.move_on_after(1.0 + seconds) as waiting:
+                    while writer.trap is not None:
+                        await trio.sleep(0.01)
+            finally:
+                writer.trap = None
+            if waiting.cancelled_caught:
+                return False
+            await trio.sleep(self.rng.expovariate(1 / 0.3))
+            self.start(group, peer)
+            return True
+        return False
 
     async def _pause(self, seconds: float, members: list[Member]) -> bool:
         hosts = [group.peers[peer].host for group, peer in members]

@@ -41,6 +41,8 @@ FAULTS = {
     "crash a controller": 1.5,
 }
 """Every fault that a seed may have, and its weight beside the others it has."""
+LATER_FAULTS = {"crash at a commit": 3.0}
+"""Those that came later: drawn apart, so that the worlds of the seeds without them stay as they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,9 @@ def draw(seed: int) -> Shape:
         limits=_limits(rng),
     )
     resend = sub_rng(seed, "resend").random() < 0.5
-    return replace(shape, resend=resend and not shape.sessions and not shape.deletes)
+    later = {name: weight for name, weight in LATER_FAULTS.items() if sub_rng(seed, name).random() < 0.35}
+    resend = resend and not shape.sessions and not shape.deletes
+    return replace(shape, resend=resend, faults=shape.faults | later)
 
 
 def _maybe(rng: Random, most: float, share: float = 0.4) -> float:
