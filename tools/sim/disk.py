@@ -59,7 +59,7 @@ class SimWriter:
         self._on_commit = on_commit
         self.conditions = conditions or DiskConditions()
         self.trap: Callable[[], None] | None = None
-        """Called once, when the next commit is durable and nobody knows of it yet."""
+        """Called when a commit is durable and nobody knows of it yet."""
         self.commits = 0
         self._jobs: deque[tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float]] = deque()
         self._running = False
@@ -119,8 +119,7 @@ class SimWriter:
         self.commits += 1
         self._on_commit()
         if self.trap is not None:
-            trap, self.trap = self.trap, None
-            trap()
+            self.trap()
         self._later(self._rng.uniform(*self.conditions.announce_s), lambda: self._announce(result))
 
     def _announce(self, result: Any) -> None:

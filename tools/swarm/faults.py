@@ -98,7 +98,9 @@ class Nemesis:
         return self.rng.choice(self.groups())
 
     def _some(self, count: int) -> list[Member]:
-        group = self._group()
+        return self._some_of(self._group(), count)
+
+    def _some_of(self, group: SimGroup, count: int = 1) -> list[Member]:
         up = sorted(group.peers)
         return [(group, peer) for peer in self.rng.sample(up, min(count, len(up)))]
 
@@ -172,24 +174,34 @@ class Nemesis:
         await self._crash(self.rng.expovariate(1 / 0.3), [(group, peer)])
 
     async def _crash_at_commit(self, seconds: float) -> bool:
-        """A peer dies when its next commit, of its log or of its state, is durable, and nothing that follows has happened:
-        between the two environments of an image, a flush or a purge."""
-        for group, peer in self._some(1):
-            alive = group.peers[peer]
-            writer = self.rng.choice((alive.log, alive.state, alive.state))
-            writer.trap = lambda group=group, peer=peer: group.crash(peer)
-            try:
-                with trio.move_on_after(1.0 + seconds) as waiting:
-                    while writer.trap is not None:
-                        await trio.sleep(0.01)
-            finally:
+        """Peers of a group die when a commit, of their log or of their state, is durable and nothing that follows has
+        happened: any one of one peer, or one of any peer that installs an image (intent, flip and reset are three)."""
+        group = self._group()
+        installs = self.rng.random() < 0.5
+        chosen = sorted(group.peers) if installs else [peer for _, peer in self._some_of(group)]
+        writers = [(peer, w) for peer in chosen for w in (group.peers[peer].log, group.peers[peer].state)]
+        died: list[int] = []
+
+        def struck(peer: int) -> None:
+            alive = group.peers.get(peer)
+            if alive is None or (installs and (alive.node.core.state.installing is None or self.rng.random() < 0.5)):
+                return
+            died.append(peer)
+            group.crash(peer)
+
+        for peer, writer in writers:
+            writer.trap = lambda peer=peer: struck(peer)
+        try:
+            with trio.move_on_after(seconds + (5.0 if installs else 1.0)):
+                while not died:
+                    await trio.sleep(0.02)
+        finally:
+            for _, writer in writers:
                 writer.trap = None
-            if waiting.cancelled_caught:
-                return False
-            await trio.sleep(self.rng.expovariate(1 / 0.3))
+        await trio.sleep(self.rng.expovariate(1 / 0.3))
+        for peer in died:
             self.start(group, peer)
-            return True
-        return False
+        return bool(died)
 
     async def _pause(self, seconds: float, members: list[Member]) -> bool:
         hosts = [group.peers[peer].host for group, peer in members]
