@@ -39,8 +39,10 @@ class NetConditions:
     duplicate: float = 0.0
     """Share of peer messages that arrive twice."""
     reorder: float = 0.0
-    """Share of messages that are held back by `reorder_s` more."""
+    """Share of messages, requests and replies alike, that are held back by `reorder_s` more."""
     reorder_s: tuple[float, float] = (0.2, 2.2)
+    reply_reorder: float = 0.0
+    """Share of replies that are held back by 0.2 s, and up to 2 s more: evenly up to an evenly drawn bound."""
     unreachable_s: tuple[float, float] = (0.0005, 0.1)
     """How long a call to a server that can't be reached takes to fail."""
     broken_s: tuple[float, float] = (0.0005, 0.1)
@@ -50,7 +52,8 @@ class NetConditions:
 RELIABLE = NetConditions()
 UNRELIABLE = NetConditions(delay_s=(0.001, 0.027), request_loss=0.1, reply_loss=0.1)
 """The labs' unreliable network: requests take 0 to 26 ms and a tenth is lost, as is a tenth of the replies."""
-LONG_REORDERING = replace(UNRELIABLE, reorder=2 / 3)
+LONG_REORDERING = replace(UNRELIABLE, reply_reorder=2 / 3)
+"""The same, with the labs' long reordering."""
 LONG_DELAYS = replace(RELIABLE, unreachable_s=(0.0005, 7.0))
 
 
@@ -269,12 +272,14 @@ class SimNetwork:
         """What holds on one link, in one direction."""
         return self.links.get((source, target), self.conditions)
 
-    def delay(self, source: str, target: str) -> float:
+    def delay(self, source: str, target: str, *, reply: bool = False) -> float:
         """Draw a one-way delay."""
         conditions = self.conditions_of(source, target)
         drawn = self.rng.uniform(*conditions.delay_s)
         if conditions.reorder and self.rng.random() < conditions.reorder:
             drawn += self.rng.uniform(*conditions.reorder_s)
+        if reply and conditions.reply_reorder and self.rng.random() < conditions.reply_reorder:
+            drawn += 0.2 + self.rng.uniform(0.0, self.rng.uniform(0.0, 2.0))
         return drawn
 
     # --- handles -------------------------------------------------------------------------------------------------
@@ -330,7 +335,7 @@ class SimTransport:
         copies = 2 if conditions.duplicate and net.rng.random() < conditions.duplicate else 1
         aimed = net.hosts.get(target)  # not its successor, if it dies meanwhile
         for _ in range(copies):
-            net.later(net.delay(source, target), lambda: self._arrive(aimed, sender, to, data))
+            net.later(net.delay(source, target, reply=not request), lambda: self._arrive(aimed, sender, to, data))
 
     def _arrive(self, host: SimHost | None, sender: int, to: int, data: bytes) -> None:
         if host is None or not host.alive or not self.host.alive or not self.net.reaches(self.host.name, host.name):
@@ -437,7 +442,7 @@ class _Call:
             return
         server.answered(self)
         net, source, target = self.net, self.address, self.host.name
-        delay_s = net.delay(source, target)
+        delay_s = net.delay(source, target, reply=True)
         try:
             data = encode_reply(0, body)
         except CodecError as error:

@@ -7,6 +7,7 @@ from functools import partial
 
 import trio
 
+from raftlog.net.sim import LONG_REORDERING
 from tools.scenarios.asserts import require
 from tools.scenarios.raft_agree import ELECTION_S, number
 from tools.scenarios.raft_lab import MAX_LOG_BYTES, RaftLab
@@ -113,7 +114,7 @@ async def figure8_unreliable_3c(world: World) -> None:
     up = 5
     for turn in range(1000):
         if turn == 200:
-            lab.set_network(unreliable=True, reorder=2 / 3)
+            lab.set_network(unreliable=True, reply_reorder=LONG_REORDERING.reply_reorder)
         leader = None
         for peer in lab.everybody():
             if lab.start(peer, number(rng.randrange(10000))) is not None and lab.connected[peer]:
