@@ -274,8 +274,18 @@ MUTANTS = (
     Mutant(
         "purge-past-the-durable-applied",
         "lessons 10: openraft#2116",
-        "the log is purged up to what is applied, though its effects are not on the disk",
-        (Edit("raftlog.node", "        index = self.rsm.flushed.index\n", "        index = self.rsm.applied.index\n"),),
+        "the log is purged up to what is applied, as soon as it is, though its effects are not on the disk",
+        (
+            Edit(
+                "raftlog.node", "        index = self.rsm.flushed.index\n", "        index = self.rsm.applied.index\n"
+            ),
+            Edit(
+                "raftlog.node",
+                "        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
+                "        self._maybe_purge()\n"
+                "        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
+            ),
+        ),
     ),
     Mutant(
         "purge-without-its-base",
