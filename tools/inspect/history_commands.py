@@ -1,0 +1,174 @@
+"""`shardkv inspect diff | config-history | timeline | shiviz`: several peers' pasts side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tools.inspect.child import CANNOT_OPEN, FINDINGS
+from tools.inspect.diff import Comparison, Copy, Range, Row, Standing, compare
+from tools.inspect.reader import Unreadable, ask
+from tools.inspect.structure import peer_directories
+
+USAGE = 2
+_DIRECTORIES = click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+
+
+def add_to(group: click.Group) -> None:
+    """Make the commands known to `shardkv inspect`."""
+    for command in (diff,):
+        group.add_command(command)
+
+
+def _say(text: str) -> None:
+    click.echo(f"shardkv inspect: {text}", err=True)
+
+
+def _stop(text: str, code: int) -> None:
+    _say(text)
+    sys.exit(code)
+
+
+def _complain(directory: Path, error: Unreadable) -> None:
+    text = str(error)
+    _say(text if str(directory) in text else f"{directory}: {text}")
+
+
+# --- diff ------------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@_DIRECTORIES
+@click.option("--group", "gid", type=click.IntRange(0), help="Only the peers of this group, of a cluster's directory.")
+@click.option("--merge", is_flag=True, help="Also the log that stands on a quorum of the voters.")
+@_JSON
+def diff(directories: tuple[Path, ...], gid: int | None, merge: bool, as_json: bool) -> None:
+    """The logs of a group's peers side by side: where they agree, lack entries, or contradict each other.
+
+    A lag and an uncommitted tail are no fault (exit 0). Fatal (exit 1) is a conflict that no crash explains: of two
+    committed entries, of two entries of one term, or of a committed entry with a later term's.
+
+    --merge: the log that stands on a quorum. It is called committed only where a durable commit says so.
+
+    \b
+    Example: shardkv inspect diff --group 1 shardkv-data
+    --json: one object per range: first last state terms missing purged committed fatal why; with --merge also: first last
+    term state by voters merge; last: entries fatal first_difference lasts.
+    """
+    copies = _copies(peer_directories(directories), gid)
+    standings: list[Standing] = []
+
+    def on_range(found: Range) -> None:
+        click.echo(json.dumps(asdict(found)) if as_json else _range_line(found))
+
+    def on_standing(found: Standing) -> None:
+        standings.append(found)
+
+    try:
+        done = compare(copies, on_range, on_standing if merge else None)
+    except Unreadable as error:
+        _stop(str(error), error.exit_code)
+        return
+    for standing in standings:
+        click.echo(json.dumps({**asdict(standing), "merge": True}) if as_json else _standing_line(standing))
+    if as_json:
+        click.echo(json.dumps(asdict(done)))
+    else:
+        for line in _verdict(done, copies):
+            click.echo(line)
+    sys.exit(FINDINGS if done.fatal else 0)
+
+
+def _copies(directories: Sequence[Path], gid: int | None) -> list[Copy]:
+    """The peers' logs, opened. Ends the program, with one line, if they are not of one group."""
+    heads: list[tuple[dict[str, Any], Iterator[dict[str, Any]]]] = []
+    for directory in directories:
+        answers = ask("sketch", directory)
+        try:
+            head = next(answers)
+        except Unreadable as error:
+            _complain(directory, error)
+            sys.exit(error.exit_code)
+        if gid in (None, head["gid"]):
+            heads.append((head, answers))
+        else:
+            answers.close()  # type: ignore[attr-defined]  # a generator
+    if len({head["cluster"] for head, _ in heads}) > 1:
+        a, b = heads[0][0], next(h for h, _ in heads if h["cluster"] != heads[0][0]["cluster"])
+        _stop(
+            f"{a['directory']} is of cluster {a['cluster'][:8]}, {b['directory']} of {b['cluster'][:8]}: not comparable",
+            CANNOT_OPEN,
+        )
+    groups = sorted({head["gid"] for head, _ in heads})
+    if len(groups) > 1:
+        _stop(f"these are peers of the groups {', '.join(map(str, groups))}: choose one with --group", USAGE)
+    if len(heads) < 2:
+        of = "" if gid is None else f" of group {gid}"
+        _stop(f"diff needs the directories of two peers{of} or more, not {len(heads)}", USAGE)
+    names = [head["name"] for head, _ in heads]
+    return [
+        Copy(h["name"] if names.count(h["name"]) == 1 else h["directory"], h, _rows(answers)) for h, answers in heads
+    ]
+
+
+def _rows(answers: Iterator[dict[str, Any]]) -> Iterator[Row]:
+    for answer in answers:
+        yield from answer["rows"]
+
+
+def _indexes(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first}..{last}"
+
+
+def _range_line(found: Range) -> str:
+    text = f"{_indexes(found.first, found.last):>20}  {found.state:<8}"
+    if found.state == "conflict":
+        text += "; ".join(f"{peer} term {term}" for peer, term in found.terms.items())
+        text += f"; committed at {', '.join(found.committed)}" if found.committed else "; committed nowhere"
+    elif found.terms:
+        text += f"{', '.join(found.terms)}"
+    if found.missing:
+        text += f"; missing at {', '.join(found.missing)}"
+    if found.purged:
+        text += f"; purged at {', '.join(found.purged)}"
+    if found.fatal:
+        text += f"; FATAL: {found.why}"
+    elif found.state == "conflict":
+        text += "; an uncommitted tail, which its peer gives up when it hears the leader"
+    return text
+
+
+def _standing_line(found: Standing) -> str:
+    by = ", ".join(found.by) or "nobody"
+    words = {
+        "committed": f"committed: the durable commit of {by} says so",
+        "quorum": f"on a quorum of {found.voters} voters ({by}); not known to be committed",
+        "purged": f"not to be compared: purged at, or held by too few: {by}",
+        "short": f"only on {by}, of {found.voters} voters: the merged log ends before it",
+    }[found.state]
+    term = f"term {found.term}" if found.term else ""
+    return f"{'merged ' + _indexes(found.first, found.last):>20}  {term} {words}"
+
+
+def _verdict(done: Comparison, copies: Sequence[Copy]) -> Iterator[str]:
+    most = max(done.lasts.values())
+    for copy in copies:
+        behind = most - done.lasts[copy.label]
+        lag = f", {behind} behind the longest" if behind else ""
+        yield f"{copy.label}: purged to {copy.base}, committed {copy.durable}, last {done.lasts[copy.label]}{lag}"
+    first = done.first_difference
+    if first is None:
+        yield "no difference"
+        return
+    yield f"the first difference is at index {first.first}: {first.state}"
+    if done.fatal:
+        yield "FATAL: the logs contradict each other; no crash explains this"
+    else:
+        yield "nothing fatal: each difference is a lag or an uncommitted tail"
