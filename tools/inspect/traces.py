@@ -174,7 +174,7 @@ def _command(operation: Operation, gid: int) -> Iterator[dict[str, Any]]:
         match command:
             case Freeze():
                 yield {**found, "step": "freeze", "gid": command.gid}
-            case InstallChunk():
+            case InstallChunk() if command.entries:  # an empty one only asks how far the staging is
                 yield {**found, "step": "chunk"}
             case Install():
                 yield {**found, "step": "install", "rows": command.summary.rows}
