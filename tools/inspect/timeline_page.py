@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from tools.inspect.config_history import Configuration
@@ -119,7 +120,7 @@ def _axis(begin: int, end: int, scale: float, height: int) -> Iterator[str]:
 
 def _narrowest(lanes: int) -> float:
     """The least width of what is drawn by itself in one of so many lanes."""
-    return WIDTH * max(lanes, 1) / SPANS_MAX / 2
+    return WIDTH * max(lanes, 1) / SPANS_MAX
 
 
 def _spans(
@@ -135,7 +136,7 @@ def _spans(
         if role is not None and ends:
             at, kind, term = role
             x, width = LABEL + (at - begin) * scale, max((until - at) * scale, 1.5)
-            if x + width >= drawn:  # many changes in so little are one
+            if LABEL + (until - begin) * scale >= drawn:  # many changes in so little are one
                 text = f"{past.name}: {kind} in term {term}, {clock(at)}, {span(until - at)}"
                 data = f'data-peer="{name}" data-kind="{kind}" data-term="{term}"'
                 yield _rect(f"role {kind}", x, y + 4, width, LANE - 10, text, data, _colour(term))
@@ -240,11 +241,19 @@ def _together(runs: Sequence[dict[str, Any]], least: float) -> Iterator[tuple[in
 def _configs(configs: Sequence[Configuration]) -> str:
     if not configs:
         return "<p>No controller's directory is at hand.</p>"
+    shown: list[Configuration] = []
+    cells = 0
+    for config in reversed(configs):
+        cells += min(1 + sum(a != b for a, b in pairwise(config.shards)), SPANS_MAX)
+        if shown and cells > SPANS_MAX:
+            break
+        shown.insert(0, config)
+    cut = f"<p>The last {len(shown)} of {len(configs)}.</p>" if len(shown) < len(configs) else ""
     return "<table><tr><th>number</th><th>posted</th><th>took</th><th>shards</th><th>moved</th></tr>" + "".join(
         f'<tr class="config" data-num="{c.num}"><td>{c.num}</td><td>{escape(clock(c.posted_ms))}</td>'
         f"<td>{escape(_took(c))}</td><td>{_map(c)}</td><td>{escape(_moved(c))}</td></tr>"
-        for c in configs[-200:]
-    ) + "</table>"  # fmt: skip
+        for c in shown
+    ) + f"</table>{cut}"  # fmt: skip
 
 
 def _took(config: Configuration) -> str:

@@ -18,6 +18,7 @@ from raftlog.types import LogId
 from shardkv.commands import Freeze
 from tests.tools.inspect.made import NOON_MS, Made, command, commands, noop, note
 from tests.tools.inspect.test_diff import run
+from tools.inspect.config_history import Configuration
 from tools.inspect.shiviz import Contradiction, Node, ordered
 from tools.inspect.timeline import Past, events
 from tools.inspect.timeline_page import page
@@ -193,7 +194,14 @@ def test_the_page_of_a_large_log_is_small() -> None:
         for n, name in enumerate(["candidate", "leader", "vote", "follow"] * 1024)
     ]
     past = Past(head, journal=journal, runs=runs)
-    assert len(page([past] * 3, events([past]), []).encode()) < 2_000_000
+    shards = [1 + shard % 2 for shard in range(1000)]
+    config = Configuration(1, 1, 2, "", None, None, "log", True, {}, shards)
+    text = page([past] * 3, events([past]), [config] * 1000)
+    assert len(text.encode()) < 2_000_000
+    cells = [cell for cell in Parsed(text).of("cell")]
+    assert (cells[0]["data-first"], cells[-1]["data-last"]) == ("1", "1000000")
+    assert len(cells) > 300
+    assert "The last 1 of 1000" in text
 
 
 # --- shiviz ----------------------------------------------------------------------------------------------------------
