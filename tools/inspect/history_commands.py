@@ -17,7 +17,7 @@ from tools.inspect.config_history import Configuration, Step, configurations
 from tools.inspect.diff import Comparison, Copy, Range, Row, Standing, compare
 from tools.inspect.history_words import clock, ranges, span
 from tools.inspect.reader import Unreadable, ask
-from tools.inspect.shiviz import Contradiction, shiviz
+from tools.inspect.shiviz import Contradiction, graph, ordered, shiviz
 from tools.inspect.structure import peer_directories
 from tools.inspect.timeline import Event, Mixed, Past, events, read_pasts
 from tools.inspect.timeline_page import page
@@ -302,18 +302,24 @@ def _event_line(event: Event) -> str:
 
 @click.command(name="shiviz")
 @_DIRECTORIES
-def causality(directories: tuple[Path, ...]) -> None:
+@_JSON
+def causality(directories: tuple[Path, ...], as_json: bool) -> None:
     """The past as a log for ShiViz, the viewer of causality: what provably came before what, whatever the clocks say.
 
     The first line is the regular expression by which ShiViz reads the rest; paste all of it there.
 
     \b
     Example: shardkv inspect shiviz shardkv-data > cluster.log
+    --json: one object per event: host clock {host: count} event.
     """
     pasts, worst = _pasts(directories)
     try:
-        for line in shiviz(pasts):
-            click.echo(line)
+        if as_json:
+            for node in ordered(graph(pasts)):
+                click.echo(json.dumps({"host": node.host, "clock": node.clock, "event": node.text}))
+        else:
+            for line in shiviz(pasts):
+                click.echo(line)
     except Contradiction as error:
         _stop(str(error), FINDINGS)
     sys.exit(worst)

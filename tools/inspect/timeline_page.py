@@ -129,18 +129,18 @@ def _spans(
     """Lives, in grey, and on them the roles in the colour of their term."""
     name = escape(past.name)
     role: tuple[int, str, int] | None = None
-    drawn = 0.0
+    drawn: dict[str, float] = {}
     for event in [*mine, Event(end, past.name, past.gid, "end", 0, "")]:
         until = event.since_ms if event.kind == "crash" and event.since_ms else event.time_ms
         ends = event.kind in (*ROLES, "start", "stop", "crash", "step-down", "end")
         if role is not None and ends:
             at, kind, term = role
             x, width = LABEL + (at - begin) * scale, max((until - at) * scale, 1.5)
-            if LABEL + (until - begin) * scale >= drawn:  # many changes in so little are one
+            if LABEL + (until - begin) * scale >= drawn.get(kind, 0):  # many changes in so little are one
                 text = f"{past.name}: {kind} in term {term}, {clock(at)}, {span(until - at)}"
                 data = f'data-peer="{name}" data-kind="{kind}" data-term="{term}"'
                 yield _rect(f"role {kind}", x, y + 4, width, LANE - 10, text, data, _colour(term))
-                drawn = x + max(width, least)
+                drawn[kind] = x + max(width, least)
         if event.kind == "crash" and event.since_ms and event.since_ms < event.time_ms:
             x, width = LABEL + (event.since_ms - begin) * scale, max((event.time_ms - event.since_ms) * scale, 1.5)
             data = f'data-peer="{name}" data-kind="crash"'

@@ -198,7 +198,7 @@ def test_the_page_of_a_large_log_is_small() -> None:
     config = Configuration(1, 1, 2, "", None, None, "log", True, {}, shards)
     text = page([past] * 3, events([past]), [config] * 1000)
     assert len(text.encode()) < 2_000_000
-    cells = [cell for cell in Parsed(text).of("cell")]
+    cells = Parsed(text).of("cell")
     assert (cells[0]["data-first"], cells[-1]["data-last"]) == ("1", "1000000")
     assert len(cells) > 300
     assert "The last 1 of 1000" in text
@@ -210,10 +210,13 @@ def test_the_page_of_a_large_log_is_small() -> None:
 def clocks(*directories: Path) -> list[tuple[str, dict[str, int], str]]:
     code, out, err = run("shiviz", *directories)
     assert (code, err) == (0, "")
+    objects = [json.loads(line) for line in run("shiviz", "--json", *directories)[1].splitlines()]
     parser, empty, *rest = out.splitlines()
     assert empty == ""
     found = re.compile(parser.replace("(?<", "(?P<")).finditer("\n".join(rest))
-    return [(m["host"], json.loads(m["clock"]), m["event"]) for m in found]
+    events_found = [(m["host"], json.loads(m["clock"]), m["event"]) for m in found]
+    assert events_found == [(one["host"], one["clock"], one["event"]) for one in objects]
+    return events_found
 
 
 def happened_before(a: dict[str, int], b: dict[str, int]) -> bool:
