@@ -17,9 +17,9 @@ from tools.inspect.timeline import Event, Past
 LABEL, WIDTH, LANE, TOP = 120, 1280, 30, 34
 COLOURS = ("#4269d0", "#d99e0b", "#e4572e", "#3f9f8f", "#3ca951", "#d6568c", "#8d4fd6", "#5f8fd8", "#9c6b4e", "#7d818a")
 """Of terms and of groups, in turn."""
-EVENTS_MAX = 2000
+EVENTS_MAX = 1600
 """So many events are on a page, the last ones; the text form has all."""
-SPANS_MAX = 1500
+SPANS_MAX = 1000
 """About so many spans, cells and marks of a kind are in all lanes together; narrower ones are drawn as one."""
 MARKS = {"start": "▶", "stop": "■", "crash": "✕", "vote": "◦", "members": "◆", "config": "▼", "in-force": "▲"}
 ROLES = {"leader": "leader", "follow": "follower", "candidate": "candidate", "pre-candidate": "candidate"}
