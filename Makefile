@@ -6,7 +6,7 @@ PY := .venv/bin/python
 SHARDKV := .venv/bin/shardkv
 
 # Debian packages that only the tests marked `system` use.
-SYSTEM_PACKAGES := strace
+SYSTEM_PACKAGES := strace chromium
 
 # How many tests at a time; those with real processes keep to one of the workers.
 WORKERS ?= 2
@@ -36,7 +36,7 @@ test: setup ## Run the tests (all but those that need a Debian package or the ne
 	$(PY) -m pytest -m "not system" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-system: setup ## Run the tests that need more of the machine; as root, install what they use
-	@if command -v $(SYSTEM_PACKAGES) >/dev/null; then :; \
+	@if (for one in $(SYSTEM_PACKAGES); do command -v $$one >/dev/null || exit 1; done); then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \

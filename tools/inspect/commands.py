@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from tools.inspect.child import CANNOT_OPEN, FINDINGS
+from tools.inspect.history_commands import add_to as add_history_commands
 from tools.inspect.logview import KINDS, Wanted
 from tools.inspect.reader import Unreadable, log_rows, verify_directories
 from tools.inspect.reader import peer_info as read_info
@@ -160,3 +161,6 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
     sys.exit(CANNOT_OPEN if closed else FINDINGS if any(found.values()) else 0)
+
+
+add_history_commands(inspect)

@@ -51,6 +51,11 @@ def verify_directories(directories: Sequence[Path]) -> Iterator[dict[str, Any]]:
             yield from verify_directories(rest)
 
 
+def ask(verb: str, directory: Path) -> Iterator[dict[str, Any]]:
+    """What another verb of the child that takes one directory says. Raises `Unreadable`, also in the middle."""
+    return _ask(verb, str(directory))
+
+
 def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
     """The places with something wrong, and what."""
     return {found["place"]: found["findings"] for found in verify_directories(directories) if found["findings"]}
