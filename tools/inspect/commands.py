@@ -13,6 +13,7 @@ import click
 
 from tools.inspect.child import CANNOT_OPEN, FINDINGS
 from tools.inspect.logview import KINDS, Wanted
+from tools.inspect.portable_commands import COMMANDS as PORTABLE
 from tools.inspect.reader import Unreadable, log_rows, verify_directories
 from tools.inspect.reader import peer_info as read_info
 from tools.inspect.structure import peer_directories
@@ -114,7 +115,7 @@ def log(
         for row in log_rows(directory, Wanted(first, last, limit, kind, raw, in_hex)):
             counts[row["kind"]] += 1
             if not count:
-                click.echo(json.dumps(row) if as_json else _line(row))
+                click.echo(json.dumps(row) if as_json else entry_line(row))
     except Unreadable as error:
         _complain(directory, error)
         sys.exit(error.exit_code)
@@ -122,7 +123,8 @@ def log(
         click.echo(json.dumps(counts) if as_json else ", ".join(f"{n} {k}" for k, n in sorted(counts.items())) or "0")
 
 
-def _line(row: dict[str, Any]) -> str:
+def entry_line(row: dict[str, Any]) -> str:
+    """A row of `log` for people."""
     time = datetime.fromtimestamp(row["time_ms"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3] if row["time_ms"] else "-"
     head = f"{row['index']:>8} {row['term']:>5} {time:>12} {row['kind']:<10}"
     if "operations" in row:
@@ -160,3 +162,7 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
     sys.exit(CANNOT_OPEN if closed else FINDINGS if any(found.values()) else 0)
+
+
+for _command in PORTABLE:
+    inspect.add_command(_command)
