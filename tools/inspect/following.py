@@ -17,7 +17,7 @@ from raftlog.codec import loads, unpack_entry
 from raftlog.durable import index_key, read_base, read_entries
 from raftlog.types import Entry
 from shardkv.config import NSHARDS
-from store.directory import OWNER_FILE, has_owner
+from store.directory import OWNER_FILE
 from store.engine import CannotOpen, ReadTxn
 from store.lmdb_engine import LmdbEngine
 from tools.inspect.logview import BATCH, BATCH_BYTES, Wanted, describe
@@ -112,7 +112,7 @@ def follow(directory: Path, first: int | None) -> Iterator[dict[str, Any]]:
             raise CannotOpen(f"{directory} is a kvsrv's, which has no log to follow")
         name, shards = peer.name, None if peer.stamp.gid == 0 else NSHARDS
         follower = Follower(engine, first)
-        running, owner = peer.running, _owner(directory)
+        running = peer.running
         yield {"event": "following", "peer": name, "from": follower.next, "running": running}
         parent, looked, said = os.getppid(), time.monotonic(), time.monotonic()
         while os.getppid() == parent:
@@ -125,7 +125,7 @@ def follow(directory: Path, first: int | None) -> Iterator[dict[str, Any]]:
             now = time.monotonic()
             if now - looked >= ALIVE_S:
                 looked = now
-                was, running, owner = running, *_alive(directory, running, owner)
+                was, running = running, _runs(directory)
                 if was != running:
                     yield {"event": "started" if running else "stopped"}
             if now - said >= 1.0:
@@ -134,18 +134,11 @@ def follow(directory: Path, first: int | None) -> Iterator[dict[str, Any]]:
             time.sleep(POLL_S)
 
 
-def _owner(directory: Path) -> str:
+def _runs(directory: Path) -> bool:
+    """Whether somebody holds the owner's lock, by the kernel's list: to try the lock would keep a starting peer out."""
     try:
-        return (directory / "log" / OWNER_FILE).read_text("ascii", "replace").strip()
+        inode = f":{(directory / 'log' / OWNER_FILE).stat().st_ino} "
+        with Path("/proc/locks").open() as stream:
+            return any("FLOCK" in line and inode in line for line in stream)
     except OSError:
-        return ""
-
-
-def _alive(directory: Path, running: bool, owner: str) -> tuple[bool, str]:
-    """Whether the peer runs, and its process. The lock itself is tried only when that process is gone or another came:
-    who tries it keeps a starting peer out for that moment."""
-    now = _owner(directory)
-    gone = not now.isdigit() or not Path(f"/proc/{now}").exists()
-    if now == owner and gone != running:
-        return running, owner
-    return (False if gone else has_owner(directory / "log")), now
+        return False

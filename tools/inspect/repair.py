@@ -325,7 +325,7 @@ def _kept_log(half: Half, first: int, last: int) -> Iterator[Record]:
 def _finish_log(txn: WriteTxn, plan: Plan, survey: Survey, audit: dict[str, Any]) -> None:
     write_hard(txn, plan.hard)
     write_base(txn, *plan.base)
-    boot = max([survey.boot, *(record.boot for record in read_journal(txn))])
+    boot = survey.boot or max((record.boot for record in read_journal(txn)), default=0)
     txn.put("meta", b"boot", dumps(boot))
     write_journal(txn, [JournalRecord(audit["time_ms"], boot, f"repaired: {plan.way}", plan.hard.term, None)])
 

@@ -39,6 +39,7 @@ def make_peer(directory: Path) -> Path:
     with log.write() as txn:
         append_entries(txn, [entry(index) for index in range(2, LAST + 1)])
         write_hard(txn, HardState(TERM, 2, 8))
+        txn.put("meta", b"boot", b"\x01")
         write_journal(txn, [JournalRecord(1, 1, "start", 1, None)])
     log.close()
     state = LmdbEngine.open(directory / "state", STATE_TABLES, None)
