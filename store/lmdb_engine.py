@@ -402,6 +402,30 @@ class LmdbEngine:
         self._check()
         return int(self._env.reader_check())
 
+    def last_txnid(self) -> int:
+        """The number of the latest commit, by a read transaction that ends at once."""
+        self._check()
+        with self._env.begin() as txn:
+            return int(txn.id())
+
+    def salvage(self, table: str) -> Iterator[tuple[bytes, bytes | None]]:
+        """(key, payload, or None if the record fails its check) as far as the table can be walked. Raises `StoreError`
+        where it cannot be walked on, and at the end if it told of more records than were found."""
+        self._check()
+        try:
+            with self._env.begin(buffers=False) as txn, txn.cursor(db=self._dbs[table]) as cursor:
+                left = txn.stat(self._dbs[table])["entries"]
+                for key, record in cursor:
+                    left -= 1
+                    try:
+                        yield key, open_record(table, key, record)
+                    except CorruptRecord:
+                        yield key, None
+        except lmdb.Error as error:
+            raise StoreError(f"table {table!r} cannot be walked: {error}") from error
+        if left:
+            raise StoreError(f"table {table!r} tells of {left} records more than are found")
+
     def damaged(self, table: str) -> Iterator[tuple[bytes, str]]:
         """(key, what is wrong) of every record that fails its check. For inspection; a good table gives nothing."""
         self._check()

@@ -4,6 +4,7 @@
     log WANTED DIR            one object per entry; WANTED: the fields of `Wanted` as a JSON object
     verify DIR...             one object per place: the fields of `Found`
     sketch DIR, trace DIR     see `traces`
+    export, import, copy, repair, follow     see `portable_verbs`
 
 What cannot be read is told on the last line as {"directory", "error", "exit"}: 3 if there is nothing to open, 1 if what is
 in it is wrong. A damaged file may kill this process: that is what it is for.
@@ -23,6 +24,7 @@ from store.engine import FormatMismatch, StoreError
 from tools.inspect.info import peer_info
 from tools.inspect.logview import Wanted, rows
 from tools.inspect.peer import open_peer
+from tools.inspect.portable_verbs import VERBS
 from tools.inspect.structure import NotThere
 from tools.inspect.traces import sketch, trace
 from tools.inspect.verify import verify
@@ -39,6 +41,9 @@ def answers(verb: str, arguments: list[str]) -> Iterator[Any]:
     """What the verb says, object by object. Raises `StoreError` and `CodecError`."""
     if verb == "verify":
         yield from (asdict(found) for found in verify([Path(directory) for directory in arguments]))
+        return
+    if verb in VERBS:
+        yield from VERBS[verb](arguments)
         return
     *options, directory = arguments
     if verb in ("sketch", "trace"):

@@ -14,6 +14,7 @@ import click
 from tools.inspect.child import CANNOT_OPEN, FINDINGS
 from tools.inspect.history_commands import add_to as add_history_commands
 from tools.inspect.logview import KINDS, Wanted
+from tools.inspect.portable_commands import COMMANDS as PORTABLE
 from tools.inspect.reader import Unreadable, log_rows, verify_directories
 from tools.inspect.reader import peer_info as read_info
 from tools.inspect.structure import peer_directories
@@ -115,7 +116,7 @@ def log(
         for row in log_rows(directory, Wanted(first, last, limit, kind, raw, in_hex)):
             counts[row["kind"]] += 1
             if not count:
-                click.echo(json.dumps(row) if as_json else _line(row))
+                click.echo(json.dumps(row) if as_json else entry_line(row))
     except Unreadable as error:
         _complain(directory, error)
         sys.exit(error.exit_code)
@@ -123,7 +124,8 @@ def log(
         click.echo(json.dumps(counts) if as_json else ", ".join(f"{n} {k}" for k, n in sorted(counts.items())) or "0")
 
 
-def _line(row: dict[str, Any]) -> str:
+def entry_line(row: dict[str, Any]) -> str:
+    """A row of `log` for people."""
     time = datetime.fromtimestamp(row["time_ms"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3] if row["time_ms"] else "-"
     head = f"{row['index']:>8} {row['term']:>5} {time:>12} {row['kind']:<10}"
     if "operations" in row:
@@ -164,3 +166,5 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
 
 
 add_history_commands(inspect)
+for _command in PORTABLE:
+    inspect.add_command(_command)

@@ -61,6 +61,11 @@ def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
     return {found["place"]: found["findings"] for found in verify_directories(directories) if found["findings"]}
 
 
+def ask(*arguments: str) -> Iterator[dict[str, Any]]:
+    """What the child answers to a verb and its arguments, object by object. Raises `Unreadable`, also in the middle."""
+    return _ask(*arguments)
+
+
 def _ask(*arguments: str) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.inspect.child", *arguments],
