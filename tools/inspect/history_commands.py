@@ -95,7 +95,7 @@ def _copies(directories: Sequence[Path], gid: int | None) -> list[Copy]:
     """The peers' logs, opened. Ends the program, with one line, if they are not of one group."""
     heads: list[tuple[dict[str, Any], Iterator[dict[str, Any]]]] = []
     for directory in directories:
-        answers = ask("sketch", directory)
+        answers = ask("sketch", str(directory))
         try:
             head = next(answers)
         except Unreadable as error:

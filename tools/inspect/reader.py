@@ -25,20 +25,20 @@ class Unreadable(Exception):
 
 def peer_info(directory: Path) -> dict[str, Any]:
     """The fields of `PeerInfo`. Raises `Unreadable`."""
-    (found,) = _ask("info", str(directory))
+    (found,) = ask("info", str(directory))
     return found
 
 
 def log_rows(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """The entries that are wanted, one by one. Raises `Unreadable`, also in the middle."""
-    return _ask("log", json.dumps(wanted.as_json()), str(directory))
+    return ask("log", json.dumps(wanted.as_json()), str(directory))
 
 
 def verify_directories(directories: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """The fields of `Found` per place; a directory whose reading killed the reader has that as its finding."""
     told = []
     try:
-        for found in _ask("verify", *(str(d) for d in directories)):
+        for found in ask("verify", *(str(d) for d in directories)):
             told.append(found["place"])
             yield found
     except Unreadable as error:
@@ -51,11 +51,6 @@ def verify_directories(directories: Sequence[Path]) -> Iterator[dict[str, Any]]:
             yield from verify_directories(rest)
 
 
-def ask(verb: str, directory: Path) -> Iterator[dict[str, Any]]:
-    """What another verb of the child that takes one directory says. Raises `Unreadable`, also in the middle."""
-    return _ask(verb, str(directory))
-
-
 def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
     """The places with something wrong, and what."""
     return {found["place"]: found["findings"] for found in verify_directories(directories) if found["findings"]}
@@ -63,10 +58,6 @@ def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
 
 def ask(*arguments: str) -> Iterator[dict[str, Any]]:
     """What the child answers to a verb and its arguments, object by object. Raises `Unreadable`, also in the middle."""
-    return _ask(*arguments)
-
-
-def _ask(*arguments: str) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.inspect.child", *arguments],
         stdin=subprocess.DEVNULL,

@@ -73,7 +73,7 @@ class Mixed(Exception):
 
 def read_past(directory: Path) -> Past:
     """Raises `Unreadable`."""
-    answers = ask("trace", directory)
+    answers = ask("trace", str(directory))
     past = Past(next(answers))
     kinds = {"journal": past.journal, "run": past.runs, "stored": past.stored}
     for answer in answers:
