@@ -1,7 +1,7 @@
 """`follow`: the log of a live peer as it grows, entry by entry, from another process.
 
-The number of the latest commit is asked for every `POLL_S`, which takes no transaction. Only when it has moved is the log
-read, in transactions of at most `BATCH` entries that end before anything is shown: no page stays pinned.
+The number of the latest commit is asked for every `POLL_S`, in a transaction that ends at once. Only when it has moved is the
+log read, in transactions of at most `BATCH` entries that end before anything is shown: no page stays pinned.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import Any
 from raftlog.codec import loads, unpack_entry
 from raftlog.durable import index_key, read_base, read_entries
 from raftlog.types import Entry
-from shardkv.config import NSHARDS
 from store.directory import OWNER_FILE
 from store.engine import CannotOpen, ReadTxn
 from store.lmdb_engine import LmdbEngine
-from tools.inspect.logview import BATCH, BATCH_BYTES, Wanted, describe
+from tools.inspect.logview import BATCH, BATCH_BYTES, Wanted, describe, shards_of
 from tools.inspect.peer import open_peer
 
 POLL_S = 0.003
@@ -110,7 +109,7 @@ def follow(directory: Path, first: int | None) -> Iterator[dict[str, Any]]:
         engine = peer.engines.get("log")
         if engine is None:
             raise CannotOpen(f"{directory} is a kvsrv's, which has no log to follow")
-        name, shards = peer.name, None if peer.stamp.gid == 0 else NSHARDS
+        name, shards = peer.name, shards_of(peer)
         follower = Follower(engine, first)
         running = peer.running
         yield {"event": "following", "peer": name, "from": follower.next, "running": running}

@@ -45,7 +45,7 @@ def rows(peer: OpenPeer, wanted: Wanted) -> Iterator[dict[str, Any]]:
     engine = peer.engines.get("log")
     if engine is None:
         return
-    shards = _shards(peer)
+    shards = shards_of(peer)
     left = wanted.limit
     for entry in entries(engine, wanted.first, wanted.last):
         if wanted.kind not in (None, entry.kind.name.lower()):
@@ -57,7 +57,7 @@ def rows(peer: OpenPeer, wanted: Wanted) -> Iterator[dict[str, Any]]:
         yield {"peer": peer.name, **describe(entry, wanted, shards)}
 
 
-def _shards(peer: OpenPeer) -> int | None:
+def shards_of(peer: OpenPeer) -> int | None:
     """How many shards the keys of this group's commands are spread over; None of the controllers, whose keys are in none
     and whose values are the records of the configurations."""
     if peer.stamp.gid == 0:
