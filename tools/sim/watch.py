@@ -28,6 +28,8 @@ class Watch:
         self.invariants = invariants
         self.groups: dict[int, GroupWitness] = {}
         self.cores: list[tuple[int, WatchedCore]] = []
+        self.promised: dict[tuple[int, PeerId], int] = {}
+        """The latest term in which a peer of a group gave a promise: no restart may forget it."""
         self.steps = 0
         self.on_role: Callable[[int, PeerId, str, int], None] | None = None
         """Called with (gid, peer, role, term) whenever one of them changes."""
@@ -84,6 +86,9 @@ class WatchedCore(RaftCore):
         self._disk = MemoryEngine(disk)
         self._clock = clock
         self._before = snapshot(self)
+        promised = watch.promised.get((gid, me), 0)
+        if watch.invariants and restored.hard.term < promised:
+            raise InvariantBroken(f"peer {me} starts in term {restored.hard.term}, and has promised in term {promised}")
 
     def _look(self) -> None:
         self._watch.steps += 1
@@ -130,6 +135,9 @@ class WatchedCore(RaftCore):
 
     def saved(self, ticket: int, now: float) -> None:
         """See `RaftCore.saved`."""
+        save = self.state.durability.in_flight
+        if self._watch.invariants and save is not None and save.first is not None:
+            self._check_saved(save.first + len(save.entries) - 1)
         super().saved(ticket, now)
         self._look()
 
@@ -182,9 +190,11 @@ class WatchedCore(RaftCore):
             return
         match message:
             case RequestVote(pre=False):
+                self._promised()
                 hard = self._hard()
                 self._require(hard.term == term and hard.vote == self.state.me, message)
             case VoteReply(granted=True, pre=False):
+                self._promised()
                 hard = self._hard()
                 self._require(hard.term == term and hard.vote == envelope.to, message)
             case AppendReply(match=int(index)) | HeartbeatReply(match=index) if index > 0:
@@ -194,9 +204,18 @@ class WatchedCore(RaftCore):
             case _:
                 pass
 
+    def _check_saved(self, end: int) -> None:
+        """A save up to `end` leaves no entry behind it on the disk."""
+        with self._disk.read() as txn:
+            last = txn.last("entries")
+        if last is not None and int.from_bytes(last[0], "big") > end:
+            left = int.from_bytes(last[0], "big")
+            raise InvariantBroken(f"peer {self.state.me}: entry {left} is on the disk behind a save up to {end}")
+
     def _check_durable(self, index: int, message: Message) -> None:
         """The term, and the log's entry at `index`, are on the disk as the core has them. Those below were looked at when
         they were promised, and `check_step` sees that they stay."""
+        self._promised()
         self._require(self._hard().term >= self.state.term, message)
         log = self.state.log
         if index <= log.base.index:
@@ -210,6 +229,9 @@ class WatchedCore(RaftCore):
             payload = txn.get("entries", index_key(index))
         found = None if payload is None else unpack_entry(loads(payload)).term
         self._require(found == log.term_at(index), message)
+
+    def _promised(self) -> None:
+        self._watch.promised[self._gid, self.state.me] = self.state.term
 
     def _hard(self) -> HardState:
         with self._disk.read() as txn:
