@@ -13,7 +13,7 @@ MUTANTS = (
             Edit(
                 "shardkv.shards",
                 "    return Relation.LOWER if num < stored else Relation.HIGHER",
-                "    return Relation.HIGHER if num > stored or stored == 0 else Relation.SAME",
+                "    return Relation.HIGHER",
             ),
         ),
     ),

@@ -25,14 +25,31 @@ def table(everything: Rows, histories: Rows, scenarios: Rows) -> str:
         "|---|---|---|---|--:|--:|--:|",
     ]
     for name, mutant in MUTANTS.items():
-        found, alone, failed = everything[name], histories.get(name), scenarios[name]["failed"]
-        by = f"{found['check'].split(': ')[-1]}" if found["found"] else f"**not in {found['seeds']} seeds**"
-        seed = str(found["seed"]) if found["found"] else ""
-        history = "" if alone is None else str(alone["seed"]) if alone["found"] else f"not in {alone['seeds']}"
+        failed = scenarios.get(name, {}).get("failed", {})
         note = f"; fails without any fault in {', '.join(failed)}" if failed else ""
-        cells = [f"`{name}`", mutant.source, mutant.why + note, by, seed, f"{found['cpu_s']:.0f}", history]
+        cells = [
+            f"`{name}`",
+            mutant.source,
+            mutant.why + note,
+            *_found(everything.get(name)),
+            _alone(histories.get(name)),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _found(row: dict[str, Any] | None) -> tuple[str, str, str]:
+    """By which check, at which seed, in how many CPU seconds."""
+    if row is None:
+        return "**not hunted yet**", "", ""
+    by = row["check"].split(": ")[-1] if row["found"] else f"**not in {row['seeds']} seeds**"
+    return by, str(row["seed"]) if row["found"] else "", f"{row['cpu_s']:.0f}"
+
+
+def _alone(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return str(row["seed"]) if row["found"] else f"not in {row['seeds']}"
 
 
 def read(path: Path) -> Rows:
