@@ -180,6 +180,7 @@ async def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path) -> None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         async with stream:
             await stream.send_all(Hello(Kind.CLIENT).encode())
+            assert await stream.receive_some(512)  # a request before the server's welcome would end the connection
             requests = [encode_request(i, int(Method.GET), [b"big"]) for i in range(200)]
             await stream.send_all(b"".join(encode_batch(requests)))
             with trio.fail_after(20):  # the server gives up on it, by itself
