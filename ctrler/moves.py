@@ -14,7 +14,6 @@ import trio
 
 from raftlog.codec import CodecError
 from shardkv.commands import (
-    EMPTY_SUMMARY,
     MAX_PAGE_BYTES,
     Code,
     DeleteShard,
@@ -27,6 +26,7 @@ from shardkv.commands import (
     decode_reply,
     encode_command,
     ok_fields,
+    summary_of_nobody,
     unpack_summary,
 )
 from shardkv.config import NOBODY
@@ -112,7 +112,7 @@ class Mover:
             if position is None:
                 return
             if move.source is None:
-                await self._install(move.target, shard, EMPTY_SUMMARY)
+                await self._install(move.target, shard, summary_of_nobody(self.num))
                 return
             summary = await self._freeze(move.source, shard, move.target.gid, move.target.addresses)
             while (again := await self._copy(move.source, move.target, shard, position, summary)) is not None:

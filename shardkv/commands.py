@@ -29,7 +29,7 @@ The hand-over of a shard: an INSTALL_CHUNK with after = b"" and entries = b"" at
 on; a dead destination takes no shard out of service) -> FREEZE at the source -> READ_SHARD pages from any peer of the
 source (NOT_YET from one that has not applied the freeze), each handed on as INSTALL_CHUNK with the same `after` and the
 same `entries`, unread -> INSTALL with the source's summary -> DELETE_SHARD at the source. A shard without a source is
-made by INSTALL with `EMPTY_SUMMARY`. Every step may be repeated and made by several controllers at once.
+made by INSTALL with `summary_of_nobody`. Every step may be repeated and made by several controllers at once.
 
     summary    [rows, size, hash (16 bytes), sessions, hash of the sessions, tick, horizon, last position]
     entries    b"" or the CBOR array [position, payload, position, payload ...], positions ascending. A position is
@@ -249,7 +249,20 @@ class Summary(NamedTuple):
 
 
 EMPTY_SUMMARY = Summary(0, 0, bytes(16), 0, bytes(16), 0, 0, b"")
-"""Of a shard that comes from nobody."""
+"""Of a shard that nobody ever wrote to."""
+
+_LIFE_BITS = 40
+"""A shard that belonged to nobody counts on from its change's number times 2^40: above all that its lives before came to."""
+
+
+def summary_of_nobody(num: int) -> Summary:
+    """What change `num` installs for a shard that has no source.
+
+    Its sessions are gone as if all had been evicted: whoever sends again what he first sent in an earlier life of the shard
+    is refused, not obeyed a second time. Change 1 is before all others, so there the count is 0.
+    """
+    count = 0 if num == 1 else num << _LIFE_BITS
+    return EMPTY_SUMMARY._replace(tick=count, horizon=count)
 
 
 def unpack_summary(value: Any) -> Summary:

@@ -31,8 +31,8 @@ MAX_SERVERS = 9
 MAX_NAME_BYTES = 255
 """The longest name of a server, in bytes of UTF-8."""
 
-MAX_NUM = (1 << 48) - 1
-"""The greatest number of a configuration."""
+MAX_NUM = (1 << 23) - 1
+"""The greatest number of a configuration: 8 million changes. Times 2^40 it is a tick (`commands.summary_of_nobody`)."""
 
 NOBODY = 0
 """The "group" of a shard that has no owner."""

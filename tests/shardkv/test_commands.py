@@ -36,6 +36,7 @@ from shardkv.commands import (
     ok_fields,
     rows_of,
 )
+from shardkv.config import MAX_NUM
 
 GOLDEN: list[tuple[Command, str]] = [
     (Put(b"k", b"v", 0), "8401416b417600"),
@@ -114,7 +115,7 @@ def test_the_largest_put_and_the_largest_chunk_fit_into_an_entry() -> None:
     position = b"\0" + b"k" * MAX_KEY_BYTES
     row = encode_entries([(position, bytes(8) + b"v" * MAX_VALUE_BYTES)])
     assert len(row) <= MAX_ENTRIES_BYTES
-    chunk = InstallChunk(65535, (1 << 48) - 1, position, bytes(MAX_ENTRIES_BYTES))
+    chunk = InstallChunk(65535, MAX_NUM, position, bytes(MAX_ENTRIES_BYTES))
     for command in (put, chunk):
         op = plain(encode_command(command))._replace(client=(1 << 64) - 1, seq=(1 << 63), as_of=1 << 63)
         assert len(encode_operations([op])) <= MAX_ENTRY_BYTES

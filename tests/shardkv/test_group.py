@@ -22,9 +22,10 @@ from shardkv.commands import (
     Summary,
     encode_command,
     encode_entries,
+    summary_of_nobody,
     unpack_summary,
 )
-from shardkv.config import ShardConfig, shard_of
+from shardkv.config import MAX_NUM, ShardConfig, shard_of
 from shardkv.group import RESTARTS_MAX, GroupMachine, stored_shards
 from shardkv.shards import State
 from store.engine import CorruptRecord, FormatMismatch
@@ -101,6 +102,20 @@ def test_a_shard_with_keys_is_not_frozen_for_nobody() -> None:
     assert box.get(HERE[0]) == [Code.OK, b"v", 1]
     box.do(Delete(HERE[0]))
     assert box.do(Freeze(SHARD, 2, 0, ()))[0] == Code.OK
+
+
+def test_a_shard_that_belonged_to_nobody_remembers_that_it_forgot() -> None:
+    """Found by simulation, seed 10570: the last group left, and a late retry took effect a second time at the next one."""
+    box = group()
+    assert send(box, 5, 1, Put(HERE[0], b"v", 0)) == [Code.OK, 1, 1]
+    assert box.do(Delete(HERE[0]))[0] == Code.OK
+    assert box.do(Freeze(SHARD, 2, 0, ()))[0] == box.do(DeleteShard(SHARD, 2))[0] == Code.OK
+    assert box.do(Install(SHARD, 3, summary_of_nobody(3))) == [Code.OK]
+    code, tick = send(box, 5, 1, Put(HERE[0], b"v", 0))
+    assert (code, tick) == (Code.SESSION_EXPIRED, 3 << 40) and box.get(HERE[0]) == [Code.NO_KEY]
+    assert send(box, 6, 1, Put(HERE[0], b"w", 0), as_of=tick) == [Code.OK, 1, tick + 1]
+    assert summary_of_nobody(1) == EMPTY_SUMMARY, "before the first change nobody can have written"
+    assert unpack_summary(list(summary_of_nobody(MAX_NUM))).tick == MAX_NUM << 40
 
 
 def test_wrong_group_is_never_remembered_by_a_session() -> None:

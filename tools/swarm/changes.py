@@ -132,9 +132,10 @@ class Changer:
             else:
                 await changes.move(self.rng.randrange(len(config.shards)), self.rng.choice(inside))
         except KvError as error:
-            self._count(f"change refused: {type(error).__name__}")
+            self.count(f"change refused: {type(error).__name__}")
         else:
-            self._count(kind)
+            self.count(kind)
 
-    def _count(self, what: str) -> None:
+    def count(self, what: str) -> None:
+        """One more of these was made."""
         self.done[what] = self.done.get(what, 0) + 1

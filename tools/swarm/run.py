@@ -214,6 +214,7 @@ class Run:
         await self._in_time("every group has a leader", self._leaders)
         controller = self.cluster.controller().controller
         await self._in_time("the running change is finished", lambda: self._finished(controller))
+        await self._in_time("a group is there", lambda: self._a_group(controller))
         await self._in_time("every key can be read and written", self._served)
         await self._check_configurations(controller)
 
@@ -258,6 +259,16 @@ class Run:
                 if routing.next is None:
                     return
             await trio.sleep(0.1)
+
+    async def _a_group(self, controller: Controller) -> None:
+        """Two changers, each with a group to let go of, can leave nobody: then somebody is asked to join."""
+        gid = min(self.cluster.groups)
+        while True:
+            with suppress(KvError):
+                if (await controller.current())[0].groups:
+                    return
+                await controller.join({gid: self.cluster.servers(gid)})
+                self.changers[0].count("join of the first, again")
 
     async def _served(self) -> None:
         for client in self.clients:
