@@ -15,6 +15,17 @@ MUTANTS = (
                 "            ours = waiter if waiter is not None and waiter.term == entry.id.term else None",
                 "            ours = waiter",
             ),
+            Edit(
+                "raftlog.rsm",
+                "        for index in sorted(i for i in self.waiters if i >= first):",
+                "        for index in sorted(i for i in self.waiters if i >= first and i < 0):",
+            ),
+            Edit(
+                "raftlog.rsm",
+                "        if ours is not None:\n            operations = ours.operations",
+                "        if ours is not None and ours.term == entry.id.term:\n            operations = ours.operations",
+            ),
+            Edit("raftlog.rsm", "zip(ours.done, replies, strict=True)", "zip(ours.done, replies)"),
         ),
     ),
     Mutant(
