@@ -18,6 +18,8 @@ from store.engine import ReadTxn, WriteTxn
 
 T = TypeVar("T")
 
+_NUMBERS = 1 << 64
+
 
 class Operation(NamedTuple):
     """One client operation. A command that may be sent again carries the same (client, seq, as_of) each time.
@@ -48,8 +50,10 @@ def decode_operations(data: bytes) -> list[Operation]:
     found = []
     for item in array(loads(data)):
         client, seq, acked_below, as_of, command = array(item, 5)
-        numbers = (client, seq, acked_below, as_of)
-        if any(type(n) is not int or not 0 <= n < 1 << 64 for n in numbers) or type(command) is not bytes:
+        for number in (client, seq, acked_below, as_of):
+            if type(number) is not int or not 0 <= number < _NUMBERS:
+                raise CodecError(f"no operation: {item!r:.60}")
+        if type(command) is not bytes:
             raise CodecError(f"no operation: {item!r:.60}")
         found.append(Operation(client, seq, acked_below, as_of, command))
     return found

@@ -49,8 +49,7 @@ ENTRY_VERSION = 1
 """The format version that new entries carry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of the log. `time_ms` is wall time in ms since 1970: data, never read by a decision."""
 
     id: LogId
@@ -60,7 +59,7 @@ class Entry:
     version: int = ENTRY_VERSION
 
     @property
-    def index(self) -> int:
+    def index(self) -> int:  # type: ignore[override]  # shadows tuple.index, which no entry needs
         return self.id.index
 
     @property

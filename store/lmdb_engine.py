@@ -43,7 +43,7 @@ from store.engine import (
 from store.engine import CannotOpen as CannotOpen
 from store.format import Stamp, check_stamp, read_stamp, write_stamp
 from store.lmdb_file import check_pages, check_structure
-from store.records import open_record, seal
+from store.records import TOLD_RECORDS, open_record, seal
 
 GENERATION = 0
 """LMDB 0.9; the stamp carries it."""
@@ -375,8 +375,6 @@ class LmdbEngine:
                     os.truncate(file, needed)
                 self._size_bytes = needed
 
-    # --- the rest ------------------------------------------------------------------------------------------------
-
     def info(self) -> EngineInfo:
         """See `Engine.info`. `free_pages` counts the pages of tables that are not open here as free."""
         self._check()
@@ -426,11 +424,20 @@ class LmdbEngine:
         if left:
             raise StoreError(f"table {table!r} tells of {left} records more than are found")
 
-    def damaged(self, table: str) -> Iterator[tuple[bytes, str]]:
-        """(key, what is wrong) of every record that fails its check. For inspection; a good table gives nothing."""
+    def records(self, table: str) -> int:
+        """How many records a table tells it has."""
+        self._check()
+        with self._env.begin() as txn:
+            return int(txn.stat(self._dbs[table])["entries"])
+
+    def damaged(self, table: str, told: Callable[[int], object] = lambda count: None) -> Iterator[tuple[bytes, str]]:
+        """(key, what is wrong) of every record that fails its check. For inspection; a good table gives nothing. `told` is
+        called now and then with how many more records were looked at."""
         self._check()
         with self._env.begin(buffers=False) as txn, txn.cursor(db=self._dbs[table]) as cursor:
-            for key, record in cursor:
+            for number, (key, record) in enumerate(cursor, 1):
+                if not number % TOLD_RECORDS:
+                    told(TOLD_RECORDS)
                 try:
                     open_record(table, key, record)
                 except CorruptRecord as error:

@@ -104,7 +104,7 @@ def _copies(directories: Sequence[Path], gid: int | None) -> list[Copy]:
         if gid in (None, head["gid"]):
             heads.append((head, answers))
         else:
-            answers.close()  # type: ignore[attr-defined]  # a generator
+            answers.close()
     if len({head["cluster"] for head, _ in heads}) > 1:
         a, b = heads[0][0], next(h for h, _ in heads if h["cluster"] != heads[0][0]["cluster"])
         _stop(

@@ -112,7 +112,7 @@ def follow(directory: Path, first: int | None, as_json: bool) -> None:
     Example: shardkv inspect follow shardkv-data/server-1-0
     --json: one object per line, as of `log`, with again; or event (following truncated purged stopped started), from, to.
     """
-    from tools.inspect.commands import entry_line
+    from tools.inspect.logtext import entry_line
 
     try:
         for row in ask("follow", str(directory), "-" if first is None else str(first)):

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tools.inspect.child import CANNOT_OPEN, FINDINGS
+from tools.inspect.logtext import Share
 from tools.inspect.logview import Wanted
+
+PIPE_BYTES = 1 << 20
+"""A child may be ahead by so much: several can work at once though one after the other is listened to."""
+READERS_MAX = 4
+"""The most children that read one log."""
+ALONE = 50_000
+"""So many entries are read by one child: to start another costs as much as they do."""
 
 
 class Unreadable(Exception):
@@ -34,11 +45,48 @@ def log_rows(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
     return ask("log", json.dumps(wanted.as_json()), str(directory))
 
 
-def verify_directories(directories: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The fields of `Found` per place; a directory whose reading killed the reader has that as its finding."""
+def log_lines(directory: Path, wanted: Wanted, form: str) -> Iterator[dict[str, Any]]:
+    """The entries that are wanted as lines of a form of `logtext`, block by block: {"lines", "counts" by kind, "through",
+    "first", "last" of all}. Nothing of a peer without a log. Raises `Unreadable`, also in the middle.
+
+    A long log is read by several children at once, each a share of the blocks; what they say is told in order.
+    """
+    (whole,) = ask("span", str(directory))
+    if whole["first"] is None:
+        return
+    first = max(wanted.first, whole["first"])
+    last = whole["last"] if wanted.last is None else min(wanted.last, whole["last"])
+    readers = min(READERS_MAX, os.cpu_count() or 1) if last - first > ALONE and wanted.limit is None else 1
+    shares = [Share(first, last, form, reader, readers) for reader in range(readers)]
+    told = [ask("lines", json.dumps(wanted.as_json()), json.dumps(s.as_json()), str(directory)) for s in shares]
+    with ExitStack() as stack:
+        for one in told:
+            stack.enter_context(closing(one))
+        for one in told:
+            next(one)  # that it began
+        for number in count():
+            while (block := next(told[number % readers], None)) is not None:
+                yield block | {"first": first, "last": last}
+                if not block["more"]:
+                    break
+            else:
+                break
+        for one in told:
+            for _ in one:  # to its end, where it says how it ended
+                pass
+
+
+def verify_directories(
+    directories: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[dict[str, Any]]:
+    """The fields of `Found` per place; a directory whose reading killed the reader has that as its finding. `progress` hears
+    how many records of a directory were looked at, of how many."""
     told = []
     try:
         for found in ask("verify", *(str(d) for d in directories)):
+            if "total" in found:
+                progress(found["done"], found["total"])
+                continue
             told.append(found["place"])
             yield found
     except Unreadable as error:
@@ -48,7 +96,7 @@ def verify_directories(directories: Sequence[Path]) -> Iterator[dict[str, Any]]:
         fatal, rest = directories[len(told)], directories[len(told) + 1 :]
         yield {"place": str(fatal), "findings": [str(error)], "opened": True}
         if rest:
-            yield from verify_directories(rest)
+            yield from verify_directories(rest, progress)
 
 
 def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
@@ -56,7 +104,7 @@ def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
     return {found["place"]: found["findings"] for found in verify_directories(directories) if found["findings"]}
 
 
-def ask(*arguments: str) -> Iterator[dict[str, Any]]:
+def ask(*arguments: str) -> Generator[dict[str, Any], None, None]:
     """What the child answers to a verb and its arguments, object by object. Raises `Unreadable`, also in the middle."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.inspect.child", *arguments],
@@ -64,6 +112,7 @@ def ask(*arguments: str) -> Iterator[dict[str, Any]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        pipesize=PIPE_BYTES,
     )
     assert process.stdout is not None and process.stderr is not None
     try:

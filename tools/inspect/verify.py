@@ -9,7 +9,7 @@ of their rows; and no two peers of a group have committed different entries at a
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -31,6 +31,7 @@ from shardkv import kv
 from shardkv.shards import State, scope_of
 from store.engine import CorruptRecord, FormatMismatch, StoreError
 from store.keys import prefix_stop
+from store.records import TOLD_RECORDS
 from tools.inspect.peer import OpenPeer, View, open_peer
 from tools.inspect.structure import NotThere, environments, structure_findings
 
@@ -74,15 +75,41 @@ class Found:
     opened: bool = True
 
 
-def verify_peer(directory: Path) -> Verdict:
+class Progress:
+    """How far the looking at one directory is; `told` hears of it: the directory, records looked at, records to look at."""
+
+    def __init__(self, place: str, told: Callable[[str, int, int], None]) -> None:
+        self.done = self.total = 0
+        self._place = place
+        self._told = told
+
+    def begin(self, peer: OpenPeer) -> None:
+        """Each record is looked at once, each entry of the log once more."""
+        self.done = 0
+        self.total = sum(engine.records(table) for engine in peer.engines.values() for table in engine.tables)
+        if "log" in peer.engines:
+            self.total += peer.engines["log"].records("entries")
+
+    def add(self, count: int) -> None:
+        """So many more."""
+        self.done += count
+        self._told(self._place, self.done, self.total)
+
+
+def _silent(place: str, done: int, total: int) -> None:
+    """Nobody listens."""
+
+
+def verify_peer(directory: Path, told: Callable[[str, int, int], None] = _silent) -> Verdict:
     """What is wrong with a peer's directory, each time one looks."""
+    progress = Progress(str(directory), told)
     try:
         paths = environments(directory)
         findings = [finding for path in paths.values() for finding in structure_findings(path)]
         if findings:
             return Verdict(findings)
         for _ in range(LOOKS):
-            verdict, running = _look(directory)
+            verdict, running = _look(directory, progress)
             if not verdict.findings or not running:
                 break
         return verdict
@@ -90,15 +117,16 @@ def verify_peer(directory: Path) -> Verdict:
         return Verdict([str(error)], opened=not isinstance(error, NotThere | FormatMismatch))
 
 
-def _look(directory: Path) -> tuple[Verdict, bool]:
+def _look(directory: Path, progress: Progress) -> tuple[Verdict, bool]:
     findings: list[Finding] = []
     committed = None
     with open_peer(directory) as peer:
+        progress.begin(peer)
         findings += _stamps(peer)
-        findings += _records(peer)
+        findings += _records(peer, progress)
         if not findings:
             try:
-                committed = _relations(peer, findings)
+                committed = _relations(peer, findings, progress)
             except (CorruptRecord, CorruptLog, CodecError) as error:
                 findings.append(str(error))
         return Verdict(findings, (peer.stamp.cluster, peer.stamp.gid), committed), peer.running
@@ -113,11 +141,11 @@ def _stamps(peer: OpenPeer) -> Iterator[Finding]:
         )
 
 
-def _records(peer: OpenPeer) -> Iterator[Finding]:
+def _records(peer: OpenPeer, progress: Progress) -> Iterator[Finding]:
     """Every record of every table, one by one: a bad one does not hide those behind it."""
     for kind, engine in peer.engines.items():
         for table in engine.tables:
-            for key, error in engine.damaged(table):
+            for key, error in engine.damaged(table, progress.add):
                 shown = int.from_bytes(key, "big") if table in ("entries", "journal") else printable_key(key)
                 yield f"{kind}/{table}, record {shown}: {error}"
 
@@ -130,16 +158,16 @@ def printable_key(key: bytes) -> str:
 # --- the log, and the log against the state -------------------------------------------------------------------------
 
 
-def _relations(peer: OpenPeer, findings: list[Finding]) -> Committed | None:
+def _relations(peer: OpenPeer, findings: list[Finding], progress: Progress) -> Committed | None:
     with peer.view() as view:
-        committed = _log(peer, view, findings)
+        committed = _log(view, findings, progress)
         if not findings:
             findings += _hash(view)
             findings += _shards(view)
     return committed
 
 
-def _log(peer: OpenPeer, view: View, findings: list[Finding]) -> Committed | None:
+def _log(view: View, findings: list[Finding], progress: Progress) -> Committed | None:
     if view.log is None:
         return None
     read_boot(view.log)
@@ -160,6 +188,8 @@ def _log(peer: OpenPeer, view: View, findings: list[Finding]) -> Committed | Non
             findings.append(f"log/entries, record {entry.id.index} ({_position(entry.id)}) follows {_position(last)}")
             return committed
         last = entry.id
+        if not last.index % TOLD_RECORDS:
+            progress.add(TOLD_RECORDS)
         if last.index == applied.index:
             at_applied = last
         if last.index <= max(hard.commit, applied.index):
@@ -224,11 +254,11 @@ def _shards(view: View) -> Iterator[Finding]:
 # --- several peers --------------------------------------------------------------------------------------------------
 
 
-def verify(directories: Sequence[Path]) -> Iterator[Found]:
+def verify(directories: Sequence[Path], told: Callable[[str, int, int], None] = _silent) -> Iterator[Found]:
     """Each directory, and then the groups of which several peers were given and that contradict themselves."""
     groups: dict[tuple[bytes, int], dict[Path, Committed]] = {}
     for directory in directories:
-        verdict = verify_peer(directory)
+        verdict = verify_peer(directory, told)
         yield Found(str(directory), verdict.findings, verdict.opened)
         if verdict.group is not None and verdict.committed is not None:
             groups.setdefault(verdict.group, {})[directory] = verdict.committed
