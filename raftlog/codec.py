@@ -14,7 +14,6 @@ time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +70,8 @@ _NO_TAGS = dict.fromkeys((*range(64), 100, 256, 258, 260, 261, 1004, 43000, 5579
 """Every tag that cbor2 would decode by itself; `tag_hook` gets all others."""
 
 _TWO_ITEMS = b"\x82"
-_MARK = os.urandom(16)
+_MARK = hash("the end of a value").to_bytes(8, "big", signed=True)
+"""Python keys the hashes of strings with a random number per process."""
 _MARK_ENCODED = cbor2.dumps(_MARK)
 
 
