@@ -36,7 +36,7 @@ from ctrler.records import (
     unpack_num,
     unpack_past,
 )
-from shardkv.commands import Code, Method
+from shardkv.commands import MAX_PAGE_BYTES, Code, Method
 from shardkv.config import NSHARDS, ShardConfig
 from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.routing import Routing
@@ -67,7 +67,8 @@ def server_names(gid: int, count: int) -> tuple[str, ...]:
 class Controller:
     """One controller over a config store. `group_of(gid, addresses)` gives a clerk of a group.
 
-    `nonce` must be its own (random): it tells its posts from others'. `now` is its clock, for ages in `status`.
+    `nonce` must be its own (random): it tells its posts from others'. `now` is its clock, for ages in `status`. A
+    shard is copied in pages of about `page_bytes`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Controller:
         shards: int = NSHARDS,
         now: Callable[[], float] = trio.current_time,
         wall_ms: Callable[[], int] = lambda: 0,
+        page_bytes: int = MAX_PAGE_BYTES,
     ) -> None:
         self.store = store
         self.shards = shards
@@ -86,6 +88,7 @@ class Controller:
         self._nonce = nonce
         self._now = now
         self._wall_ms = wall_ms
+        self._page_bytes = page_bytes
         self._posts = 0
         self._steps: dict[int, Step] = {}
         self._trouble = ""
@@ -281,7 +284,7 @@ class Controller:
 
     async def _move_shards(self, old: ShardConfig, new: ShardConfig) -> None:
         moves = await self._moves(old, new)
-        mover = Mover(new.num, lambda: self._fenced(new.num), self._told, self._now)
+        mover = Mover(new.num, lambda: self._fenced(new.num), self._told, self._now, self._page_bytes)
         room = trio.CapacityLimiter(MOVES_AT_ONCE)
         ended: list[Fenced | Stuck] = []
 

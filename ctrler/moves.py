@@ -94,11 +94,13 @@ class Mover:
         fenced: Callable[[], Awaitable[bool]],
         told: Callable[[Step | None, int], None],
         now: Callable[[], float],
+        page_bytes: int = MAX_PAGE_BYTES,
     ) -> None:
         self.num = num
         self._fenced = fenced
         self._told = told
         self._now = now
+        self._page_bytes = page_bytes
 
     async def move(self, move: Move) -> None:
         """Until the target serves the shard. Raises `Fenced`, `Stuck`."""
@@ -216,7 +218,7 @@ class Mover:
         return await self._install(target, shard, summary)
 
     async def _read(self, source: Group, shard: int, position: bytes) -> Reply:
-        args = [shard, self.num, position, MAX_PAGE_BYTES]
+        args = [shard, self.num, position, self._page_bytes]
 
         async def ask(patience_s: float) -> list[Any]:
             return await source.call(Method.READ_SHARD, args, deadline_s=patience_s, attempt_s=patience_s)

@@ -29,7 +29,7 @@ from ctrler.records import CURRENT, NEXT, addresses_key, unpack_addresses, unpac
 from raftlog.codec import CodecError, array
 from raftlog.machine import NotLeader, ReplicatedStateMachine, Unknown
 from raftlog.net.base import Request
-from shardkv.commands import Code, Method, bad_request, checked_int, decode_reply, error
+from shardkv.commands import MAX_PAGE_BYTES, Code, Method, bad_request, checked_int, decode_reply, error
 from shardkv.config import ShardConfig
 from shardkv.errors import KvError, NoKey, Refused
 from shardkv.kvmachine import VersionedMachine
@@ -76,12 +76,16 @@ class ControllerService:
         nonce: bytes,
         shards: int,
         wall_ms: Callable[[], int],
+        page_bytes: int = MAX_PAGE_BYTES,
         on_event: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         self.group = group
         self.machine = machine
         self.shards = shards
-        self.controller = Controller(LocalStore(group, machine), group_of, nonce=nonce, shards=shards, wall_ms=wall_ms)
+        store = LocalStore(group, machine)
+        self.controller = Controller(
+            store, group_of, nonce=nonce, shards=shards, wall_ms=wall_ms, page_bytes=page_bytes
+        )
         self._not_leader = not_leader
         self._on_event = on_event
         self._queue: list[list[Request]] = []  # per change: whoever asked for it, once or again

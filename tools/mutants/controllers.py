@@ -55,7 +55,13 @@ MUTANTS = (
             Edit(
                 "ctrler.controller",
                 "            stored, _ = await self._get(NEXT)\n            return stored == value",
-                "            return True",
+                "            self._mine = unpack_change(value)\n            return True",
+            ),
+            Edit(
+                "ctrler.controller",
+                "        change, _ = await self._next()\n        current, _ = await self.current()\n        if change is None",
+                "        change = self.__dict__.pop('_mine', None) or (await self._next())[0]\n"
+                "        current, _ = await self.current()\n        if change is None",
             ),
         ),
     ),

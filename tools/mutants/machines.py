@@ -96,18 +96,6 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "get-before-the-lease-is-checked",
-        "design.md, 4: sampled after the value is read",
-        "the lease is looked at, the value is read later",
-        (
-            Edit(
-                "raftlog.node",
-                "            value = read(self.rsm.view)\n            if self.clock() < self.core.lease_until():  # sampled after the value was read\n                done(value)\n                return",
-                "            if self.clock() < self.core.lease_until() + 0.5:\n                done(read(self.rsm.view))\n                return",
-            ),
-        ),
-    ),
-    Mutant(
         "deadline-means-no",
         "our own: simulation seeds 5 and 9",
         "a write whose deadline comes while it is on its way is told as surely without effect",

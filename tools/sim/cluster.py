@@ -20,6 +20,7 @@ from raftlog.node import NodeLimits
 from raftlog.sessions import SESSIONS_MAX
 from shardkv.clerk import Clerk
 from shardkv.client import make_clerk
+from shardkv.commands import MAX_PAGE_BYTES
 from shardkv.config import NSHARDS, ShardConfig
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
@@ -98,11 +99,15 @@ class SimCluster:
         limits: NodeLimits | None = None,
         lease_reads: bool = False,
         sessions_max: int = SESSIONS_MAX,
+        store_sessions: bool = True,
+        page_bytes: int = MAX_PAGE_BYTES,
         watched: Callable[[VersionedMachine, int], VersionedMachine] = lambda machine, gid: machine,
     ) -> None:
         self.world = world
         self.lease_reads = lease_reads
         self.sessions_max = sessions_max
+        self.store_sessions = store_sessions
+        self.page_bytes = page_bytes
         self.watched = watched
         self.replicas = replicas
         self.shards = shards
@@ -130,6 +135,7 @@ class SimCluster:
             nonce=nonce,
             shards=self.shards,
             wall_ms=self.world.wall_ms,
+            page_bytes=self.page_bytes,
         )
         server.extra = lambda request: None if service.on_request(request) else request.reply([12, "unknown"])
         alive.tasks.append(service.run)
@@ -181,13 +187,15 @@ class SimCluster:
         """A controller on a client host of its own, as in the labs."""
         host = self.client_host("controller")
         rpc = self.world.net.rpc(host)
-        clerk = KvClerk(rpc, self.store.addresses, rng=self.world.rng("store clerk", host.name))
+        rng = self.world.rng("store clerk", host.name)
+        clerk = KvClerk(rpc, self.store.addresses, rng=rng, sessions=self.store_sessions)
         controller = Controller(
             RemoteStore(clerk),
             self._group_of(rpc, host.name),
             nonce=self.world.rng("nonce", host.name).randbytes(12),
             shards=self.shards,
             wall_ms=self.world.wall_ms,
+            page_bytes=self.page_bytes,
         )
         return SimController(host, controller)
 

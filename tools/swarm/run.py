@@ -137,6 +137,8 @@ class Run:
             limits=shape.limits,
             lease_reads=shape.lease_reads,
             sessions_max=shape.sessions_max,
+            store_sessions=shape.store_sessions,
+            page_bytes=shape.page_bytes,
             watched=lambda machine, gid: watched(machine, gid, ledger),
         )
         for gid in range(1, shape.groups + 1):

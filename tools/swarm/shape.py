@@ -48,15 +48,18 @@ LATER_FAULTS = {"crash at a commit": 3.0}
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A drawn world. Times in seconds. `groups` is how many shard groups there are, of which group 1 owns all at first.
-    `resend`: clients without sessions send writes by version again, which is right where nobody deletes."""
+    `resend`: clients without sessions send writes by version again, which is right where nobody deletes. Without
+    `store_sessions` controllers on client hosts do not know whether a put to their store was taken if its reply is lost."""
 
     seed: int
     store: str
     controllers: int
     service: bool
+    store_sessions: bool
     groups: int
     replicas: int
     shards: int
+    page_bytes: int
     clients: int
     keys: int
     sessions: bool
@@ -104,7 +107,9 @@ def features(shape: Shape) -> list[str]:
         "sessions that are evicted": shape.sessions and shape.sessions_max < shape.clients,
         "deletes": shape.deletes,
         "several controllers at once": shape.changers > 1,
+        "small pages of a move": shape.page_bytes < 1000,
         "controller peers": shape.service,
+        "controllers that must ask what they did": not shape.service and not shape.store_sessions,
         "a kvsrv as the store": shape.store == "kvsrv",
         "small logs and images": shape.limits.log_bytes < 10_000,
     }
@@ -121,9 +126,11 @@ def draw(seed: int) -> Shape:
         store=store,
         controllers=1 if store == "kvsrv" else rng.choice((3, 3, 3, 5)),
         service=store == "kvraft" and rng.random() < 0.4,
+        store_sessions=sub_rng(seed, "store sessions").random() < 0.7,
         groups=rng.choice((1, 2, 2, 2, 3)),
         replicas=rng.choice((1, 2, 3, 3, 3, 3, 4, 5)),
         shards=rng.choice((1, 2, 4, 12)),
+        page_bytes=sub_rng(seed, "pages").choice((1, 60, 1 << 20)),
         clients=rng.randint(2, 5),
         keys=rng.choice((1, 2, 4, 8)),
         sessions=rng.random() < 0.75,
@@ -131,7 +138,7 @@ def draw(seed: int) -> Shape:
         resend=False,
         deletes=rng.random() < 0.4,
         lease_reads=rng.random() < 0.4,
-        changers=rng.choice((0, 1, 1, 2)),
+        changers=rng.choice((0, 1, 1, 2)) + (sub_rng(seed, "more changers").random() < 0.3),
         think_s=rng.choice((0.02, 0.1, 0.2)),
         deadline_s=rng.choice((0.5, 2.0, 5.0)),
         drift=rng.uniform(0, 0.045) if rng.random() < 0.5 else 0.0,
