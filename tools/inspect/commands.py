@@ -17,6 +17,7 @@ from tools.inspect.logview import KINDS, Wanted
 from tools.inspect.portable_commands import COMMANDS as PORTABLE
 from tools.inspect.reader import Unreadable, log_rows, verify_directories
 from tools.inspect.reader import peer_info as read_info
+from tools.inspect.state_commands import COMMANDS as STATE
 from tools.inspect.structure import peer_directories
 
 _DIRECTORIES = click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
@@ -166,5 +167,5 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
 
 
 add_history_commands(inspect)
-for _command in PORTABLE:
+for _command in (*PORTABLE, *STATE):
     inspect.add_command(_command)

@@ -109,7 +109,7 @@ def describe(entry: Entry, wanted: Wanted, shards: int | None = None) -> dict[st
     try:
         match entry.kind:
             case EntryKind.COMMAND:
-                row["operations"] = [_operation(op, wanted, shards) for op in decode_operations(entry.data)]
+                row["operations"] = [describe_operation(op, wanted, shards) for op in decode_operations(entry.data)]
             case EntryKind.NOOP:
                 row["leader"], row["boot"] = array(loads(entry.data), 2)
             case EntryKind.MEMBERSHIP:
@@ -119,7 +119,9 @@ def describe(entry: Entry, wanted: Wanted, shards: int | None = None) -> dict[st
     return row
 
 
-def _operation(operation: Operation, wanted: Wanted, shards: int | None) -> dict[str, Any]:
+def describe_operation(operation: Operation, wanted: Wanted, shards: int | None) -> dict[str, Any]:
+    """An operation of an entry as an object: its session's client and number, its command and the fields of that. `shards`
+    is None for the controllers' commands, as `shards_of` has it."""
     row: dict[str, Any] = {}
     if operation.client:
         row |= {"client": f"{operation.client:016x}", "seq": operation.seq}
@@ -131,18 +133,19 @@ def _operation(operation: Operation, wanted: Wanted, shards: int | None) -> dict
     if shards is not None and isinstance(command, Put | Delete):
         row["shard"] = shard_of(command.key, shards)
     for field, value in command._asdict().items():
-        row[field] = _plain(value, wanted)
+        row[field] = plain(value, wanted)
     if shards is None and isinstance(command, Put) and not wanted.hex:
         with suppress(CodecError):
-            row["value"] = _plain(loads(command.value), wanted)
+            row["value"] = plain(loads(command.value), wanted)
     return row
 
 
-def _plain(value: Any, wanted: Wanted) -> Any:
+def plain(value: Any, wanted: Wanted) -> Any:
+    """Bytes as text, also in a list: as `printable` has it, or whole in hex if that is wanted."""
     if isinstance(value, bytes):
         return value.hex() if wanted.hex else printable(value)
     if isinstance(value, tuple | list):
-        return [_plain(item, wanted) for item in value]
+        return [plain(item, wanted) for item in value]
     return value
 
 
