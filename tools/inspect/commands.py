@@ -17,6 +17,7 @@ from tools.inspect.logview import KINDS, Wanted
 from tools.inspect.portable_commands import COMMANDS as PORTABLE
 from tools.inspect.reader import Unreadable, log_rows, verify_directories
 from tools.inspect.reader import peer_info as read_info
+from tools.inspect.replay_commands import COMMANDS as REPLAY
 from tools.inspect.state_commands import COMMANDS as STATE
 from tools.inspect.structure import peer_directories
 
@@ -167,5 +168,5 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
 
 
 add_history_commands(inspect)
-for _command in (*PORTABLE, *STATE):
+for _command in (*PORTABLE, *STATE, *REPLAY):
     inspect.add_command(_command)

@@ -16,8 +16,8 @@ from shardkv import kv
 from shardkv.commands import MAX_KEY_BYTES, decode_reply
 from shardkv.config import shard_of
 from shardkv.shards import ShardRecord, State, scope_of
-from store.engine import CorruptRecord
-from store.keys import prefix_stop
+from store.engine import CorruptRecord, ReadTxn
+from store.keys import prefix_stop, u64
 from tools.inspect.logview import Wanted, plain, printable
 from tools.inspect.playing import Moment
 from tools.inspect.structure import NotThere
@@ -152,10 +152,10 @@ def _stream(
 # --- sessions --------------------------------------------------------------------------------------------------------
 
 
-def reply_row(body: bytes) -> Row:
-    """A reply to a put or a delete, as it was remembered or made."""
+def reply_row(body: bytes, fields: int = 1) -> Row:
+    """A reply as it was remembered or made, whose OK has `fields` fields, as that of a put or a delete has one."""
     try:
-        reply = decode_reply(body, 1)
+        reply = decode_reply(body, fields)
     except CodecError as error:
         return {"code": "undecodable", "fields": [str(error)], "tick": None}
     return {"code": reply.code.name, "fields": plain(list(reply.fields), Wanted()), "tick": reply.tick}
@@ -186,11 +186,22 @@ def session_rows(moment: Moment, shard: int | None = None, client: str = "", lim
     yield {"shown": shown, "more": more}
 
 
-def _session(key: bytes, payload: bytes) -> Row:
+def session_of(txn: ReadTxn, scope: bytes, client: int) -> Session | None:
+    """The session of a client in a scope, None if it has none."""
+    key = scope + u64(client)
+    payload = txn.get(sessions.SESSIONS, key)
+    return None if payload is None else _decoded(key, payload)
+
+
+def _decoded(key: bytes, payload: bytes) -> Session:
     try:
-        found: Session = decode_session(payload)
+        return decode_session(payload)
     except BadSession as error:
         raise CorruptRecord(sessions.SESSIONS, key, str(error)) from error
+
+
+def _session(key: bytes, payload: bytes) -> Row:
+    found = _decoded(key, payload)
     return {
         "last_tick": found.last_tick,
         "acked_below": found.acked_below,

@@ -15,11 +15,11 @@ from tools.inspect.state import CLIENT_DIGITS, SHORT, Range
 
 Row = dict[str, Any]
 
-_DIRECTORY = click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
-_JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
-_HEX = click.option("--hex", "in_hex", is_flag=True, help="Keys are given and shown in hex, values shown so, whole.")
+DIRECTORY = click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+HEX = click.option("--hex", "in_hex", is_flag=True, help="Keys are given and shown in hex, values shown so, whole.")
 _SHARD = click.option("--shard", type=click.IntRange(0), help="Of this shard only.")
-_SHARDS = click.option(
+SHARDS = click.option(
     "--shards", type=click.IntRange(1), help="The cluster's number of shards, if the state does not say it yet."
 )
 _LOG = click.option(
@@ -73,12 +73,12 @@ def cut(value: Any) -> str:
 
 
 @click.command()
-@_DIRECTORY
+@DIRECTORY
 @click.argument("key", metavar="KEY")
-@_HEX
+@HEX
 @_LOG
-@_SHARDS
-@_JSON
+@SHARDS
+@JSON
 def get(directory: Path, key: str, in_hex: bool, through_log: bool, shards: int | None, as_json: bool) -> None:
     """A key as it is in a peer's state on disk: value, version, shard, and whether the shard is served here.
 
@@ -96,9 +96,7 @@ def get(directory: Path, key: str, in_hex: bool, through_log: bool, shards: int 
             click.echo(json.dumps(row))
             continue
         click.echo(at_line(row))
-        click.echo(key_line(row))
-        if row["found"]:
-            click.echo(row["value"] if isinstance(row["value"], str) else json.dumps(row["value"]))
+        click.echo("\n".join([key_line(row), *value_lines(row)]))
 
 
 def key_line(row: Row) -> str:
@@ -111,20 +109,27 @@ def key_line(row: Row) -> str:
     return f"{row['key']}: version {row['version']}, {row['bytes']} bytes ({where})"
 
 
+def value_lines(row: Row) -> list[str]:
+    """The value of a key, whole; nothing if it is not there."""
+    if not row["found"]:
+        return []
+    return [row["value"] if isinstance(row["value"], str) else json.dumps(row["value"])]
+
+
 # --- scan ------------------------------------------------------------------------------------------------------------
 
 
 @click.command()
-@_DIRECTORY
+@DIRECTORY
 @click.option("--prefix", default="", help="Keys that begin so.")
 @click.option("--start", default="", help="Keys from this one on.")
 @click.option("--stop", help="Keys before this one.")
 @LIMIT
 @_SHARD
-@_HEX
+@HEX
 @_LOG
-@_SHARDS
-@_JSON
+@SHARDS
+@JSON
 def scan(
     directory: Path,
     prefix: str,
@@ -174,13 +179,13 @@ def _client(context: click.Context, parameter: click.Parameter, value: str) -> s
 
 
 @click.command(name="sessions")
-@_DIRECTORY
+@DIRECTORY
 @_SHARD
 @click.option("--client", default="", callback=_client, help="Clients whose number, in hex, begins so.")
 @LIMIT
 @_LOG
-@_SHARDS
-@_JSON
+@SHARDS
+@JSON
 def sessions_(
     directory: Path,
     shard: int | None,
