@@ -35,7 +35,7 @@ from store.engine import FormatMismatch, ReadTxn
 from store.keys import prefix_stop
 from store.lmdb_engine import LmdbEngine
 from tools.inspect.logview import entries, printable
-from tools.inspect.peer import OpenPeer, open_peer
+from tools.inspect.peer import OpenPeer, View, open_peer
 from tools.inspect.playing import Moment, Player, colon, joins, machine_for, needs_log, overlaid
 from tools.inspect.portable import import_peer
 from tools.inspect.state import HELD, Row, key_of
@@ -60,12 +60,16 @@ def reach(peer: OpenPeer) -> Reach:
     """Of one moment. Raises `NotThere` for a kvsrv, `CorruptLog`, `CorruptRecord`."""
     needs_log(peer)
     with peer.view() as view:
-        assert view.log is not None
-        applied, _, state_hash = read_applied(view.meta)
-        base, _ = read_base(view.log)
-        tail = view.log.last("entries")
-        last = base.index if tail is None else int.from_bytes(tail[0], "big")
-        return Reach(base, last, max(read_hard(view.log).commit, applied.index), applied, state_hash)
+        return _reach(view)
+
+
+def _reach(view: View) -> Reach:
+    assert view.log is not None
+    applied, _, state_hash = read_applied(view.meta)
+    base, _ = read_base(view.log)
+    tail = view.log.last("entries")
+    last = base.index if tail is None else int.from_bytes(tail[0], "big")
+    return Reach(base, last, max(read_hard(view.log).commit, applied.index), applied, state_hash)
 
 
 # --- where it begins -------------------------------------------------------------------------------------------------
@@ -175,52 +179,71 @@ class Asked:
     uncommitted: bool = False
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """The player is at the asked index, behind entry `first` by which it began."""
+
+    here: Reach
+    player: Player
+    words: str
+    first: int
+
+
 @contextmanager
 def replayed(peer: OpenPeer, asked: Asked) -> Iterator[tuple[Moment, Row]]:
     """The state as of the asked index, and its summary with the keys of `replay --json`. Raises `NotThere` if that index is
     out of reach, or not committed and not asked for as such."""
     here = reach(peer)
-    to = {"applied": here.stored.index, "commit": here.committed}.get(asked.to)
-    to = int(asked.to) if to is None else to
+    own = asked.base is None and (here.base.index > 0 or _index(asked, here) > here.last)
+    with (_from_stored if own else _from_start)(peer, asked) as reached:
+        player, here = reached.player, reached.here
+        shown = Moment(peer.name, peer.stamp.gid, player.at, here.stored, True, player.view, player.machine)
+        row = _summary(shown, reached.words, player.at.index <= here.committed)
+        row["entries"] = player.at.index - reached.first
+        yield shown, row | _comparison(peer, here, shown, own)
+
+
+def _index(asked: Asked, here: Reach) -> int:
+    """The index that is asked for. Raises `NotThere` if it may not be."""
+    known = {"applied": here.stored.index, "commit": here.committed}
+    to = known[asked.to] if asked.to in known else int(asked.to)
     if to > here.last and to != here.stored.index:
         raise NotThere(f"index {to} is not in the log: it ends at {here.last}")
     if to > here.committed and not asked.uncommitted:
         raise NotThere(f"index {to} is not committed, the durable commit is {here.committed}: give --uncommitted")
-    with ExitStack() as stack:
-        own = asked.base is None and here.base.index > 0
-        if own:
-            player, words = stack.enter_context(_from_stored(peer, here, to, asked.shards))
-        else:
-            begun = stack.enter_context(start(peer, here, asked.base, asked.shards))
-            player, words = begun.player, begun.words
-            if player.at.index > to:
-                raise NotThere(f"index {to} is not reached: {words}")
-            at = player.at.index
-            for entry in entries_of(peer, here, begun, to):
-                player.play(entry)
-        shown = Moment(peer.name, peer.stamp.gid, player.at, here.stored, True, player.view, player.machine)
-        row = _summary(shown, words, to <= here.committed)
-        row["entries"] = to - (here.stored.index if own else at)
-        row |= _comparison(peer, here, shown, own)
-        yield shown, row
+    return to
 
 
 @contextmanager
-def _from_stored(peer: OpenPeer, here: Reach, to: int, shards: int | None) -> Iterator[tuple[Player, str]]:
-    """The stored state and the log behind it, where the log reaches nothing earlier."""
+def _from_start(peer: OpenPeer, asked: Asked) -> Iterator[_Reached]:
+    here = reach(peer)
+    to = _index(asked, here)
+    with start(peer, here, asked.base, asked.shards) as begun:
+        first = begun.player.at.index
+        if first > to:
+            raise NotThere(f"index {to} is not reached from {begun.words}")
+        for entry in entries_of(peer, here, begun, to):
+            begun.player.play(entry)
+        yield _Reached(here, begun.player, begun.words, first)
+
+
+@contextmanager
+def _from_stored(peer: OpenPeer, asked: Asked) -> Iterator[_Reached]:
+    """The stored state and the log behind it, of one moment, where the log reaches nothing earlier."""
     with peer.view() as view:
         assert view.log is not None
-        stored = read_applied(view.meta)[0]
+        here = _reach(view)
+        to, stored = _index(asked, here), here.stored
         if to < stored.index:
             raise NotThere(
                 f"index {to} is not reached any more: the log begins behind {here.base.index}, the state is as of "
                 f"{stored.index}; give --base an export as of {to} or before"
             )
-        with overlaid(view, machine_for(peer, view.state, shards), stored) as player:
+        with overlaid(view, machine_for(peer, view.state, asked.shards), stored) as player:
             if to > stored.index and joins(view.log, stored):
                 for entry in read_entries(view.log, stored.index + 1, to):
                     player.play(entry)
-            yield player, f"the stored state, as of index {stored.index}"
+            yield _Reached(here, player, f"the stored state, as of index {stored.index}", stored.index)
 
 
 def _summary(shown: Moment, words: str, committed: bool) -> Row:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raftlog.codec import dumps
 from raftlog.durable import bootstrap_entry, state_tables, write_applied
 from raftlog.machine import Operation, decode_operations, encode_operations, plain
 from raftlog.sessions import apply_operation
@@ -58,16 +59,17 @@ class Past:
     def id_at(self, index: int) -> LogId:
         return LogId(1, 1) if index == 1 else self.entries[index - 2].id
 
-    def write(self, folder: Path, applied: int, commit: int, purge: int = 0, peer: int = 0) -> Path:
-        """A peer's directory: all entries behind `purge`, the state as of `applied`."""
+    def write(self, folder: Path, applied: int, commit: int, purge: int = 0, peer: int = 0, slot: int = 0) -> Path:
+        """A peer's directory: all entries behind `purge`, the state as of `applied` in a slot."""
         base = self.id_at(purge) if purge else None
         directory = Made(peer, self.entries, commit, purge=base).write(folder)
         state = LmdbEngine.open(directory / "state", TABLES, None)
-        live = SlotEngine(state, GroupMachine.tables, 0)
+        live = SlotEngine(state, GroupMachine.tables, slot)
         machine = GroupMachine(SHARDS)
         with live.write() as txn:
             for entry in [bootstrap_entry(MEMBERS), *self.entries][:applied]:
                 step(machine, txn, entry)
+            txn.put("meta", b"slot", dumps(slot))
             write_applied(txn, self.id_at(applied), MEMBERS, machine.state_hash(txn))
         state.close()
         return directory

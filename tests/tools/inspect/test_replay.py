@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raftlog.durable import LOG_TABLES, index_key, read_applied, write_applied
+from raftlog.durable import LOG_TABLES, index_key, read_applied, write_applied, write_intent
 from raftlog.slots import SlotEngine
 from raftlog.types import LogId
 from shardkv.group import GroupMachine
@@ -65,7 +65,7 @@ def test_the_stored_state_carries_on_where_the_log_is_purged(past: Past, tmp_pat
 
 @pytest.mark.parametrize("exported", [PURGED, 6], ids=["at the purge base", "before it, with its log"])
 def test_an_export_reaches_back_behind_the_purge_base(past: Past, tmp_path: Path, exported: int) -> None:
-    export_peer(past.write(tmp_path / "then", exported, 17, peer=1), tmp_path / "then.skv")
+    export_peer(past.write(tmp_path / "then", exported, 17, peer=1, slot=1), tmp_path / "then.skv")
     directory = past.write(tmp_path, APPLIED, COMMIT, purge=PURGED)
     for index, state_hash in past.hashes():
         if index >= exported:
@@ -118,6 +118,22 @@ def test_what_is_not_committed_is_refused_unless_asked_for(past: Past, tmp_path:
     code, _, err = replay(directory, "--to-index", past.last + 1)
     assert code == 3 and f"it ends at {past.last}" in err
     assert replay(directory, "--to-index", "-1")[0] == 2
+
+
+def test_an_image_whose_installation_is_unfinished_is_the_state(past: Past, tmp_path: Path) -> None:
+    """The state was flipped, the log not yet reset: it ends before the state, and its entries do not follow it."""
+    directory = past.write(tmp_path, past.last, 9, slot=1)
+    log = LmdbEngine.open(directory / "log", LOG_TABLES, None)
+    with log.write() as txn:
+        txn.delete_range("entries", index_key(10), None)
+        write_intent(txn, past.id_at(past.last), MEMBERS)
+    log.close()
+    code, (row,), _ = replay(directory, "--to-index", "applied")
+    assert (code, row["at"], row["compared"]) == (0, [2, past.last], "hash")
+    assert run("get", directory, "a", "--through-log")[1].startswith(f"at index {past.last}, ")
+    assert replay(directory, "--to-index", 9)[1][0]["state_hash"] == dict(past.hashes())[9]
+    assert replay(directory, "--to-index", past.last - 1)[0] == 3
+    assert run("history", directory, "a")[0] == 0
 
 
 def test_keys_and_rows_as_of_then(past: Past, tmp_path: Path) -> None:
