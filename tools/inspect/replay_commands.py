@@ -74,8 +74,8 @@ def history(directory: Path, key: str, base: Path | None, in_hex: bool, shards: 
 
 def _history_line(row: Row) -> str:
     if "at" in row:
-        entries = f"entries {row['first']}..{row['last']}, committed to {row['commit']}"
-        return f"{at_line(row)}\n{row['key']}, shard {row['shard']}: {entries}, applied to {row['told_from']}"
+        entries = f"entries {row['first']}..{row['last']}, committed to {row['commit']};"
+        return f"{at_line(row)}\n{row['key']}, shard {row['shard']}: {entries} applied anew to {row['told_from']}"
     if "present" in row:
         return f"stored: {key_line(row['present'])}"
     client = f" [{row['client'][:6]}#{row['seq']}]" if "client" in row else ""
@@ -163,6 +163,8 @@ def _replay_lines(row: Row, whole: bool) -> str:
         f"state hash {row['state_hash']}, {row['rows']} rows of {row['size']} bytes, {row['sessions']} sessions"
     )
     for shard, state, num, gid, rows, size, sessions, tick in row["shards"]:
+        if state == "absent":
+            continue
         gone = "" if gid is None else f", gone to group {gid}"
         held = f"{rows} rows of {size} bytes, {sessions} sessions, tick {tick}"
         lines.append(f"  shard {shard}: {state} at num {num}{gone}; {held}")
