@@ -141,11 +141,13 @@ def describe_operation(operation: Operation, wanted: Wanted, shards: int | None)
 
 
 def plain(value: Any, wanted: Wanted) -> Any:
-    """Bytes as text, also in a list: as `printable` has it, or whole in hex if that is wanted."""
+    """Bytes as text, also in lists and maps: as `printable` has it, or whole in hex if that is wanted."""
     if isinstance(value, bytes):
         return value.hex() if wanted.hex else printable(value)
     if isinstance(value, tuple | list):
         return [plain(item, wanted) for item in value]
+    if isinstance(value, dict):
+        return {str(plain(key, wanted)): plain(item, wanted) for key, item in value.items()}
     return value
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from shardkv.commands import MAX_KEY_BYTES
+from shardkv.config import MAX_SHARDS
 from tools.inspect.reader import Unreadable, ask
 from tools.inspect.state import CLIENT_DIGITS, SHORT, Range
 
@@ -20,7 +22,9 @@ JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard ou
 HEX = click.option("--hex", "in_hex", is_flag=True, help="Keys are given and shown in hex, values shown so, whole.")
 _SHARD = click.option("--shard", type=click.IntRange(0), help="Of this shard only.")
 SHARDS = click.option(
-    "--shards", type=click.IntRange(1), help="The cluster's number of shards, if the state does not say it yet."
+    "--shards",
+    type=click.IntRange(1, MAX_SHARDS),
+    help="The cluster's number of shards, if the state does not say it yet.",
 )
 _LOG = click.option(
     "--through-log", is_flag=True, help="Apply the log up to the durable commit, in memory; nothing is written."
@@ -29,11 +33,14 @@ LIMIT = click.option("--limit", default=100, show_default=True, type=click.IntRa
 
 
 def key_bytes(key: str, in_hex: bool) -> bytes:
-    """A key as it was given. Raises `UsageError`."""
+    """A key, or a bound of keys, as it was given. Raises `UsageError`."""
     try:
-        return bytes.fromhex(key.removeprefix("0x")) if in_hex else key.encode("utf-8", "surrogateescape")
+        found = bytes.fromhex(key.removeprefix("0x")) if in_hex else key.encode("utf-8", "surrogateescape")
     except ValueError as error:
-        raise click.UsageError(f"not hex: {key!r:.60}") from error
+        raise click.UsageError(f"not {'hex' if in_hex else 'text'}: {key!r:.60}") from error
+    if len(found) > MAX_KEY_BYTES + 1:  # the bound just behind a longest key
+        raise click.UsageError(f"a key of {len(found)} bytes; there is none above {MAX_KEY_BYTES}")
+    return found
 
 
 def answers(verb: str, options: Row, directory: Path) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raftlog.durable import LOG_TABLES, index_key, read_applied, write_applied, write_intent
+from raftlog.rsm import FLUSH_BYTES
 from raftlog.slots import SlotEngine
 from raftlog.types import LogId
 from shardkv.group import GroupMachine
@@ -18,6 +19,7 @@ from store.lmdb_engine import LmdbEngine
 from tests.tools.inspect.made import MEMBERS, Made
 from tests.tools.inspect.played_peer import TABLES, Past, make_past
 from tests.tools.inspect.test_diff import run
+from tools.inspect import playing
 from tools.inspect.peer import open_peer
 from tools.inspect.portable import export_peer
 from tools.inspect.reader import findings
@@ -41,7 +43,11 @@ def replay(directory: Path, *options: object) -> tuple[int, list[dict[str, Any]]
     return code, [json.loads(line) for line in out.splitlines()], err
 
 
-def test_every_index_has_the_hash_of_applying_step_by_step(past: Past, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flush_bytes", [FLUSH_BYTES, 200], ids=["in memory", "spilled"])
+def test_every_index_has_the_hash_of_applying_step_by_step(
+    past: Past, tmp_path: Path, flush_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playing, "FLUSH_BYTES", flush_bytes)
     directory = past.write(tmp_path, APPLIED, COMMIT)
     for index, state_hash in past.hashes():
         row = summary(directory, index)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raftlog.durable import read_applied
+from raftlog.durable import LOG_TABLES, read_applied
 from raftlog.machine import Operation, encode_operations
 from raftlog.types import Entry, EntryKind, LogId
 from shardkv.commands import InstallChunk, Put, encode_command, encode_entries
@@ -17,12 +17,15 @@ from shardkv.config import shard_of
 from shardkv.kv import encode_row
 from shardkv.kvmachine import KvMachine
 from shardkv.kvsrv_host import kvsrv_tables
+from store.engine import StoreError
 from store.format import Stamp
 from store.lmdb_engine import LmdbEngine
 from tests.tools.inspect.made import CLUSTER, NOON_MS, Made, command
 from tests.tools.inspect.played_peer import CLIENTS, KEYS, SHARDS, TABLES, Past, freeze, make_past
 from tests.tools.inspect.small_peer import damage_record
 from tests.tools.inspect.test_diff import run
+from tools.inspect import playing
+from tools.inspect.peer import open_peer
 
 APPLIED, COMMIT = 20, 28
 MOMENTS = [(APPLIED, ()), (COMMIT, ("--through-log",))]
@@ -140,7 +143,21 @@ def test_sessions_of_one_client_of_one_shard_and_only_some(past: Past, peer: Pat
     rows = asked("sessions", peer, "--client", "0123", "--shard", shard)[1:-1]
     assert [row.get("client") for row in rows] == [None, f"{CLIENTS[0]:016x}"]
     assert asked("sessions", peer, "--limit", 1)[-1] == {"shown": 1, "more": True}
-    assert run("sessions", peer, "--client", "xyz")[0] == 2
+
+
+def test_what_cannot_be_a_key_or_a_client_is_a_usage_error(peer: Path) -> None:
+    for wrong in (["sessions", peer, "--client", "xyz"], ["get", peer, "k" * 402], ["get", peer, "xy", "--hex"]):
+        code, out, err = run(*wrong)
+        assert (code, out) == (2, "") and "Error: " in err
+    assert run("scan", peer, "--shard", SHARDS)[0] == 3
+    assert run("scan", peer, "--shards", SHARDS + 1)[0] == 3
+
+
+def test_a_log_with_more_effects_than_fit_in_memory_is_refused(peer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playing, "OVERLAY_BYTES_MAX", 100)
+    with open_peer(peer) as opened, pytest.raises(StoreError, match="more effects than fit in memory"):
+        with playing.moment(opened, through_log=True):
+            pass
 
 
 # --- history ---------------------------------------------------------------------------------------------------------
@@ -231,16 +248,18 @@ def digests(directory: Path) -> dict[str, bytes]:
 def test_a_running_peer_is_not_disturbed(past: Past, tmp_path: Path) -> None:
     directory = past.write(tmp_path, APPLIED, COMMIT)
     owner = LmdbEngine.open(directory / "state", TABLES, None)
+    log = LmdbEngine.open(directory / "log", LOG_TABLES, None)
     try:
         before = digests(directory)
         for verb in VERBS:
             assert run(*on(verb, directory))[0] == 0, verb
         assert digests(directory) == before
-        assert owner.check_readers() == 0  # none of them left a slot behind
+        assert owner.check_readers() == log.check_readers() == 0  # none of them left a slot behind
         with owner.write() as txn:
             assert read_applied(txn)[0] == past.id_at(APPLIED)
     finally:
         owner.close()
+        log.close()
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=names)
