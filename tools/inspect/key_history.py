@@ -78,9 +78,11 @@ class Subject:
         }
 
 
-def history(peer: OpenPeer, key: bytes, base: Path | None, shards: int | None, in_hex: bool) -> Iterator[Row]:
-    """The heading, a row per operation that touches the key, and last {present}: the key as it is stored. Raises
-    `StoreError`, `NotThere` for a kvsrv."""
+def history(
+    peer: OpenPeer, key: bytes, base: Path | None, shards: int | None, in_hex: bool, folder: Path | None = None
+) -> Iterator[Row]:
+    """The heading, a row per operation that touches the key, and last {present}: the key as it is stored. `base`, `shards`
+    and `folder` as for `start`. Raises `StoreError`, `NotThere` for a kvsrv."""
     here = reach(peer)
     with moment(peer, shards=shards) as now:
         count = now.machine.shard_count(now.txn)
@@ -93,7 +95,7 @@ def history(peer: OpenPeer, key: bytes, base: Path | None, shards: int | None, i
         yield {**head, "told_from": f"the stored state, as of index {here.stored.index}"}
         yield from _from_stored(peer, subject, shards)
     else:
-        with start(peer, here, base, shards) as begun:
+        with start(peer, here, base, shards, folder) as begun:
             yield {**head, "told_from": begun.words}
             early = begun.player.at.index
             if early > here.base.index:

@@ -85,11 +85,13 @@ class Start:
 
 
 @contextmanager
-def start(peer: OpenPeer, here: Reach, base: Path | None, shards: int | None) -> Iterator[Start]:
-    """The state in the export `base`, else an empty one, in a temporary directory. Raises `NotThere` if the log does not
-    reach back to it, `BadFile` or `FormatMismatch` for the export, `CorruptLog`."""
+def start(
+    peer: OpenPeer, here: Reach, base: Path | None, shards: int | None, folder: Path | None = None
+) -> Iterator[Start]:
+    """The state in the export `base`, else an empty one, in a temporary directory in `folder`. Raises `NotThere` if the log
+    does not reach back to it, `BadFile` or `FormatMismatch` for the export, `CorruptLog`."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="shardkv-inspect-"))) / "base"
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="shardkv-inspect-", dir=folder))) / "base"
         with peer.view() as view:
             machine = machine_for(peer, view.state, shards)
         before: Iterator[Entry] = iter(())
@@ -171,12 +173,14 @@ def entries_of(peer: OpenPeer, here: Reach, begun: Start, to: int) -> Iterator[E
 
 @dataclass(frozen=True)
 class Asked:
-    """What to replay. `to`: an index, or the word applied or commit, for what stands on disk."""
+    """What to replay. `to`: an index, or the word applied or commit, for what stands on disk. `folder`: where there is room
+    for the state, the directory for temporary files if None."""
 
     to: str
     base: Path | None = None
     shards: int | None = None
     uncommitted: bool = False
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ def _index(asked: Asked, here: Reach) -> int:
 def _from_start(peer: OpenPeer, asked: Asked) -> Iterator[_Reached]:
     here = reach(peer)
     to = _index(asked, here)
-    with start(peer, here, asked.base, asked.shards) as begun:
+    with start(peer, here, asked.base, asked.shards, asked.folder) as begun:
         first = begun.player.at.index
         if first > to:
             raise NotThere(f"index {to} is not reached from {begun.words}")

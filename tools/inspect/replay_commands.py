@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -41,6 +43,12 @@ _NO_FIELDS = frozenset(
 """What of an operation is no field of its command, or the same in each line."""
 
 
+def _answers(verb: str, options: Row, directory: Path) -> Iterator[Row]:
+    """What the child says, which has a directory for the state that it makes. It is removed whatever becomes of the child."""
+    with TemporaryDirectory(prefix="shardkv-inspect-") as folder:
+        yield from answers(verb, {**options, "folder": folder}, directory)
+
+
 # --- history ---------------------------------------------------------------------------------------------------------
 
 
@@ -68,7 +76,7 @@ def history(directory: Path, key: str, base: Path | None, in_hex: bool, shards: 
     """
     options = {"key": key_bytes(key, in_hex).hex(), "hex": in_hex, "shards": shards}
     options["base"] = None if base is None else str(base)
-    for row in answers("history", options, directory):
+    for row in _answers("history", options, directory):
         click.echo(json.dumps(row) if as_json else _history_line(row))
 
 
@@ -147,7 +155,7 @@ def replay(
     options["key"] = None if key is None else key_bytes(key, in_hex).hex()
     options["base"] = None if base is None else str(base)
     found = []
-    for row in answers("replay", options, directory):
+    for row in _answers("replay", options, directory):
         found += row.get("findings", [])
         click.echo(json.dumps(row) if as_json else _replay_lines(row, in_hex))
     sys.exit(FINDINGS if found else 0)

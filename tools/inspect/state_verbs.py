@@ -7,6 +7,8 @@ sessions OPTIONS DIR      {shard, client, limit}: the heading, rows, the end, se
 history OPTIONS DIR       {key (hex), hex, base}: see `key_history.history`
 replay OPTIONS DIR        {to, base, uncommitted, key (hex) | null, range | null, hex}: the summary, then as get and scan
 
+`folder` of the last two is for a state that is made: the parent removes it, also if this process dies.
+
 What is found is kept aside until the view is closed, in memory or in a temporary file: who reads it may be slow, and a view
 pins a running peer's pages.
 """
@@ -72,8 +74,9 @@ def _history(arguments: list[str]) -> Found:
     options: Options = json.loads(arguments[0])
 
     def found() -> Found:
+        key, folder = bytes.fromhex(options["key"]), Path(options["folder"])
         with open_peer(Path(arguments[1])) as peer:
-            yield from history(peer, bytes.fromhex(options["key"]), _base(options), options["shards"], options["hex"])
+            yield from history(peer, key, _base(options), options["shards"], options["hex"], folder)
 
     return _aside(found)
 
@@ -84,7 +87,7 @@ def _base(options: Options) -> Path | None:
 
 def _replay(arguments: list[str]) -> Found:
     options: Options = json.loads(arguments[0])
-    asked = Asked(options["to"], _base(options), options["shards"], options["uncommitted"])
+    asked = Asked(options["to"], _base(options), options["shards"], options["uncommitted"], Path(options["folder"]))
 
     def found() -> Found:
         with open_peer(Path(arguments[1])) as peer, replayed(peer, asked) as (then, summary):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from store.lmdb_engine import LmdbEngine
 from tests.tools.inspect.made import MEMBERS, Made
 from tests.tools.inspect.played_peer import TABLES, Past, make_past
 from tests.tools.inspect.test_diff import run
-from tools.inspect import playing
+from tools.inspect import playing, replay_commands
 from tools.inspect.peer import open_peer
 from tools.inspect.portable import export_peer
 from tools.inspect.reader import findings
@@ -193,6 +196,24 @@ def test_a_whole_state_that_is_wrong_is_found_by_its_hash(past: Past, tmp_path: 
     assert not findings([directory])
     code, (row,), _ = replay(directory, "--to-index", "applied")
     assert code == 1 and any("the log gives the state" in finding for finding in row["findings"])
+
+
+def test_nothing_is_left_where_the_state_was_made(past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a reader that dies of what it reads, and removes nothing itself."""
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    directory = past.write(tmp_path, APPLIED, COMMIT)
+    assert run("replay", directory, "--to-index", "applied")[0] == 0
+
+    def dies(verb: str, options: dict[str, Any], directory: Path) -> Iterator[dict[str, Any]]:
+        (Path(options["folder"]) / "base").mkdir()
+        yield {"found": False, "key": "k", "shard": 0, "state": "serving", "num": 1, "gid": None}
+        sys.exit(1)
+
+    monkeypatch.setattr(replay_commands, "answers", dies)
+    assert run("replay", directory, "--to-index", "applied")[0] == 1
+    assert not list(room.iterdir())
 
 
 def test_a_hole_in_the_log_is_a_finding(past: Past, tmp_path: Path) -> None:
