@@ -11,14 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
+from typing import Protocol
 
-from store.engine import MAX_KEY_BYTES, Engine, ReadTxn, StoreError, WriteTxn
+from store.engine import MAX_KEY_BYTES, ReadTxn, StoreError, WriteTxn
 from store.layers import Layer, overlaid
 
 ENTRY_OVERHEAD_BYTES = 64
 """What a pending write counts for beside its key and payload."""
 
 Layers = dict[str, Layer]
+
+
+class Readable(Protocol):
+    """What an overlay needs of an `Engine`."""
+
+    @property
+    def tables(self) -> tuple[str, ...]: ...
+
+    def read(self) -> AbstractContextManager[ReadTxn]: ...
 
 
 class Overlay:
@@ -28,7 +38,7 @@ class Overlay:
     every so often even when it is small.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Readable) -> None:
         self._engine = engine
         self._active: Layers = {table: Layer() for table in engine.tables}
         self._flushing: Layers | None = None

@@ -7,6 +7,7 @@
     verify DIR...             one object per place: the fields of `Found`; before it any number of {place, done, total}
     sketch DIR, trace DIR     see `traces`
     export, import, copy, repair, follow     see `portable_verbs`
+    get, scan, sessions, history, replay     see `state_verbs`
 
 What cannot be read is told on the last line as {"directory", "error", "exit"}: 3 if there is nothing to open, 1 if what is
 in it is wrong. A damaged file may kill this process: that is what it is for.
@@ -28,12 +29,14 @@ from tools.inspect.info import peer_info
 from tools.inspect.logtext import Share, blocks, span
 from tools.inspect.logview import Wanted, rows
 from tools.inspect.peer import open_peer
-from tools.inspect.portable_verbs import VERBS
+from tools.inspect.portable_verbs import VERBS as PORTABLE_VERBS
+from tools.inspect.state_verbs import VERBS as STATE_VERBS
 from tools.inspect.structure import NotThere
 from tools.inspect.traces import sketch, trace
 from tools.inspect.verify import verify
 
 FINDINGS, CANNOT_OPEN = 1, 3
+VERBS = {**PORTABLE_VERBS, **STATE_VERBS}
 
 
 def say(value: Any) -> None:

@@ -16,6 +16,8 @@ from tools.inspect.portable_commands import COMMANDS as PORTABLE
 from tools.inspect.progress import progress_bar
 from tools.inspect.reader import Unreadable, verify_directories
 from tools.inspect.reader import peer_info as read_info
+from tools.inspect.replay_commands import COMMANDS as REPLAY
+from tools.inspect.state_commands import COMMANDS as STATE
 from tools.inspect.structure import peer_directories
 
 _DIRECTORIES = click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
@@ -109,5 +111,5 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
 
 inspect.add_command(log)
 add_history_commands(inspect)
-for _command in PORTABLE:
+for _command in (*PORTABLE, *STATE, *REPLAY):
     inspect.add_command(_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import utf_8_decode
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -100,13 +101,15 @@ class Decoded(NamedTuple):
 
 def decoded(entry: Entry) -> list[Decoded]:
     """The operations of a command entry. Raises `CodecError`."""
-    found = []
-    for operation in decode_operations(entry.data):
-        try:
-            found.append(Decoded(operation, decode_command(operation.command)))
-        except CodecError as error:
-            found.append(Decoded(operation, None, str(error)))
-    return found
+    return [decoded_operation(operation) for operation in decode_operations(entry.data)]
+
+
+def decoded_operation(operation: Operation) -> Decoded:
+    """An operation with its command."""
+    try:
+        return Decoded(operation, decode_command(operation.command))
+    except CodecError as error:
+        return Decoded(operation, None, str(error))
 
 
 def matches(entry: Entry, wanted: Wanted, shards: int | None) -> bool:
@@ -186,7 +189,7 @@ def describe(entry: Entry, wanted: Wanted, shards: int | None = None) -> dict[st
     try:
         match kind:
             case EntryKind.COMMAND:
-                row["operations"] = [_operation(one, wanted, shards) for one in decoded(entry)]
+                row["operations"] = [describe_operation(one, wanted, shards) for one in decoded(entry)]
             case EntryKind.NOOP:
                 row["leader"], row["boot"] = array(loads(entry.data), 2)
             case EntryKind.MEMBERSHIP:
@@ -196,7 +199,9 @@ def describe(entry: Entry, wanted: Wanted, shards: int | None = None) -> dict[st
     return row
 
 
-def _operation(one: Decoded, wanted: Wanted, shards: int | None) -> dict[str, Any]:
+def describe_operation(one: Decoded, wanted: Wanted, shards: int | None) -> dict[str, Any]:
+    """An operation of an entry as an object: its session's client and number, its command and the fields of that. `shards`
+    is None for the controllers' commands, as `shards_of` has it."""
     operation, command, why = one
     row: dict[str, Any] = {}
     if operation.client:
@@ -208,20 +213,23 @@ def _operation(one: Decoded, wanted: Wanted, shards: int | None) -> dict[str, An
     if shards is not None and isinstance(command, _OF_KEYS):
         row["shard"] = shard_of(command.key, shards)
     for field, value in zip(command._fields, command, strict=True):
-        row[field] = value if value is None or type(value) is int else _plain(value, wanted)
+        row[field] = value if value is None or type(value) is int else plain(value, wanted)
     if shards is None and isinstance(command, Put) and not wanted.hex and wanted.salt is None:
         with suppress(CodecError):
-            row["value"] = _plain(loads(command.value), wanted)
+            row["value"] = plain(loads(command.value), wanted)
     return row
 
 
-def _plain(value: Any, wanted: Wanted) -> Any:
+def plain(value: Any, wanted: Wanted) -> Any:
+    """Bytes as text, also in lists and maps: as `printable` has it, whole in hex or redacted if that is wanted."""
     if type(value) is bytes:
         if wanted.salt is not None:
             return redacted(value, wanted.salt)
         return value.hex() if wanted.hex else printable(value)
     if isinstance(value, tuple | list):
-        return [_plain(item, wanted) for item in value]
+        return [plain(item, wanted) for item in value]
+    if isinstance(value, dict):
+        return {str(plain(key, wanted)): plain(item, wanted) for key, item in value.items()}
     return value
 
 
@@ -234,7 +242,9 @@ def printable(data: bytes, longest: int = 64) -> str:
     """Bytes as text: as they are if they are plain text, else as hex; long ones cut."""
     shown = data[:longest]
     try:
-        text = shown.decode()
+        text, _ = utf_8_decode(
+            shown, "strict", len(data) <= longest
+        )  # a character that the cut went through is left out
     except UnicodeDecodeError:
         text = "\n"
     if not text.isprintable():
