@@ -40,6 +40,12 @@ from shardkv.commands import MAX_PAGE_BYTES, Code, Method
 from shardkv.config import NSHARDS, ShardConfig
 from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.routing import Routing
+from store.failpoints import call
+
+POST = call("config.next", "the next configuration is posted")
+RECORD = call("config.record", "a configuration goes into the history")
+RAISE = call("config.current", "a configuration comes into force")
+CLEAN = call("config.cleaned", "what was moved away is deleted everywhere")
 
 MOVES_AT_ONCE = 16
 """How many shards of a change move at the same time."""
@@ -237,8 +243,10 @@ class Controller:
         self._posts += 1
         nonce = self._nonce + self._posts.to_bytes(4, "big")
         value = pack_change(Change(new, request, nonce, self._wall_ms()))
+        POST.begin.reach()
         try:
             await self.store.put(NEXT, value, version)
+            POST.done.reach()
             return True
         except (VersionMismatch, NoKey):
             return False
@@ -314,10 +322,12 @@ class Controller:
 
     async def _record(self, change: Change) -> None:
         """The history and the request's outcome: before *current*, so that no later change can overtake them."""
+        RECORD.begin.reach()
         past = Past(change.config, change.request, change.time_ms, self._wall_ms())
         await self._create(config_key(change.config.num), pack_past(past))
         if change.request:
             await self._create(request_key(change.request), pack_num(change.config.num))
+        RECORD.done.reach()
 
     async def _create(self, key: str, value: bytes) -> None:
         """Put a record that is written once; somebody else's is as good."""
@@ -336,8 +346,10 @@ class Controller:
             current, version = await self.current()
             if current.num >= config.num:
                 return current.num == config.num
+            RAISE.begin.reach()
             try:
                 await self.store.put(CURRENT, pack_config(config), version)
+                RAISE.done.reach()
                 return True
             except (VersionMismatch, Maybe, NoKey):
                 continue
@@ -357,8 +369,10 @@ class Controller:
                 return False  # a controller before us is about to write it
             if not await self._delete(num, [m for m in moves if m.source is not None]):
                 return False
+            CLEAN.begin.reach()
             try:
                 version = await self.store.put(CLEANED, pack_num(num), version)
+                CLEAN.done.reach()
                 cleaned = num
             except (VersionMismatch, Maybe, NoKey):
                 cleaned, version = await self._cleaned()

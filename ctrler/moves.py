@@ -32,6 +32,16 @@ from shardkv.commands import (
 from shardkv.config import NOBODY
 from shardkv.errors import Unavailable
 from shardkv.group_clerk import ATTEMPT_S
+from store.failpoints import call
+
+ASKED = {
+    "probe": call("move.probe", "the target says where a shard's copy goes on"),
+    "freeze": call("move.freeze", "the source stops to serve a shard"),
+    "read": call("move.read", "a page of a shard from the source"),
+    "copy": call("move.copy", "a page of a shard to the target"),
+    "install": call("move.install", "the target serves a shard"),
+}
+DELETE = call("move.delete", "the source forgets a shard")
 
 PATIENCE_S = 1.0
 """How long a group may be silent, at first, before we ask whether the change is still ours to make, and ask it again."""
@@ -124,10 +134,12 @@ class Mover:
 
     async def delete(self, source: Group, shard: int, deadline_s: float) -> bool:
         """Delete what was moved away. False if the group did not answer in time."""
+        DELETE.begin.reach()
         try:
             body = await source.command(encode_command(DeleteShard(shard, self.num)), deadline_s=deadline_s)
         except Unavailable:
             return False
+        DELETE.done.reach()
         reply = decode_reply(body, 0)
         return reply.code in (Code.OK, Code.GONE, Code.STALE)
 
@@ -139,6 +151,8 @@ class Mover:
         """One answer of the group, however long it takes; `ask` is told how many seconds to wait for it. Raises `Fenced` on a
         stale number."""
         began, patience_s = self._now(), PATIENCE_S
+        asked = ASKED[step.partition(",")[0]]
+        asked.begin.reach()
         self._told(Step(shard, step, group.gid, began), shard)
         while True:
             try:
@@ -162,6 +176,7 @@ class Mover:
                 self._told(Step(shard, f"{step}, no space", group.gid, began), shard)
                 await trio.sleep(NO_SPACE_S)
                 continue
+            asked.done.reach()
             return reply
 
     async def _command(self, group: Group, step: str, command: Freeze | InstallChunk | Install) -> Reply:

@@ -42,6 +42,10 @@ from raftlog.codec import (
 from raftlog.saves import Save
 from raftlog.types import ZERO, Entry, EntryKind, HardState, LogId, Membership, Mode, PeerId, Restored
 from store.engine import CorruptRecord, Engine, ReadTxn, StoreError, WriteTxn
+from store.failpoints import step
+
+START = step("start", "the number of the boot")
+REDO = step("start.redo", "an installation that was interrupted")
 
 LOG_TABLES = ("meta", "entries", "journal")
 JOURNAL_MAX = 4096
@@ -274,16 +278,22 @@ def recover(log: Engine, state: Engine, time_ms: int) -> Restored:
         intent = read_intent(txn)
     if intent is not None:
         with log.write() as wtxn:
+            REDO.begin.reach()
             if intent[0] == applied:
                 write_reset(wtxn, *intent)
             else:
                 wtxn.delete("meta", b"intent")
+            REDO.commit.reach()
+        REDO.done.reach()
     with log.read() as txn:
         restored = restore(txn, applied)
         boot = read_boot(txn) + 1
     with log.write() as wtxn:
+        START.begin.reach()
         wtxn.put("meta", b"boot", dumps(boot))
         write_journal(wtxn, [JournalRecord(time_ms, boot, "start", restored.hard.term, None)])
+        START.commit.reach()
+    START.done.reach()
     return Restored(restored.hard, restored.base, restored.base_membership, restored.entries, restored.applied, boot)
 
 

@@ -23,11 +23,18 @@ from raftlog.messages import Envelope, ImageChunk
 from raftlog.slots import SlotEngine, SlotReadTxn
 from raftlog.types import LogId, Membership, PeerId
 from store.engine import ReadTxn, Writer, WriteTxn
+from store.failpoints import step
 
 PIECE_BYTES = 256 << 10
 """A piece is closed once it holds this many bytes of rows."""
 CLEAR_ROWS = 4096
 """How many staged rows one transaction removes."""
+
+CLEAR = step("image.clear", "rows in the slot that is not live are removed")
+STAGE = step("image.stage", "a piece of an image")
+INTENT = step("image.intent", "an image will be installed")
+FLIP = step("image.flip", "an image takes the place of the state")
+RESET = step("image.reset", "the log begins at the image")
 
 ImageName = tuple[int, LogId]
 
@@ -87,11 +94,11 @@ def clear_slot(writer: Writer, tables: Sequence[str], slot: int, on_done: Callab
 
     def done(more: bool) -> None:
         if more:
-            writer.submit(job, done)
+            writer.submit(job, done, CLEAR)
         else:
             on_done()
 
-    writer.submit(job, done)
+    writer.submit(job, done, CLEAR)
 
 
 class ImageHost(Protocol):
@@ -183,7 +190,7 @@ class ImageReceiver:
             else:
                 self.host.reply(sender, chunk.image, self.wanted)
 
-        self.state.submit(job, done)
+        self.state.submit(job, done, STAGE)
 
     def _install(self, sender: int, chunk: ImageChunk, slot: SlotEngine, state_hash: bytes) -> None:
         name, at, membership = chunk.image, chunk.image[1], chunk.membership
@@ -204,9 +211,9 @@ class ImageReceiver:
             self.host.reply(sender, name, chunk.number + 1, installed=True)
 
         def reset(_: Any) -> None:
-            self.log.submit(lambda txn: write_reset(txn, at, membership), acknowledge)
+            self.log.submit(lambda txn: write_reset(txn, at, membership), acknowledge, RESET)
 
         def flip(_: Any) -> None:
-            self.state.submit(lambda txn: write_flip(txn, slot.slot, at, membership, state_hash), reset)
+            self.state.submit(lambda txn: write_flip(txn, slot.slot, at, membership, state_hash), reset, FLIP)
 
-        self.log.submit(lambda txn: write_intent(txn, at, membership), flip)
+        self.log.submit(lambda txn: write_intent(txn, at, membership), flip, INTENT)

@@ -15,9 +15,12 @@ from raftlog.image import ImageName, ImageReader
 from raftlog.messages import Envelope, ImageChunk, ImageReply
 from raftlog.roles import Leader
 from raftlog.types import ZERO, PeerId
+from store.failpoints import place
 
 if TYPE_CHECKING:
     from raftlog.node import Node
+
+SEND = place("image.send", "a piece of an image: read, not sent")
 
 
 class ImageSender:
@@ -64,6 +67,7 @@ class ImageSender:
             data, last = reader.piece(wanted)
             chunk = ImageChunk(state.term, self._name, reader.membership, wanted, last, data, zlib.crc32(data))
             self._moved = trio.Event()
+            SEND.reach()
             node.transport.send([Envelope(state.me, peer, chunk)])
             with trio.move_on_after(limits.image_retry_s) as waited:
                 await self._moved.wait()

@@ -28,9 +28,12 @@ from raftlog.saves import Save
 from raftlog.state import Effects, Event, ReadDone
 from raftlog.types import LogId, Membership, Mode, PeerId, Proposal, Role
 from store.engine import ReadTxn, StoreError, Writer
+from store.failpoints import step
 
 T = TypeVar("T")
-
+SAVE = step("save", "term, vote and entries")
+PURGE = step("purge", "the log's beginning is removed")
+LAST = step("last", "the last journal records of a peer that stops")
 
 BACKGROUND_S = 0.01
 """The pause between two steps of the machine's background work, while more of it is left."""
@@ -336,7 +339,7 @@ class Node:
 
     def _save(self, save: Save) -> None:
         journal, self._journal = self._journal, []
-        self.log.submit(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket))
+        self.log.submit(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket), SAVE)
 
     def _saved(self, ticket: int) -> None:
         self.core.saved(ticket, self.clock())
@@ -399,7 +402,7 @@ class Node:
                 self.core.compacted(base)
             self._maybe_purge()  # a flush may have ended meanwhile, and on an idle group no other follows
 
-        self.log.submit(lambda txn: write_purge(txn, base, membership), purged)
+        self.log.submit(lambda txn: write_purge(txn, base, membership), purged, PURGE)
 
     # --- images --------------------------------------------------------------------------------------------------
 
@@ -481,7 +484,7 @@ class Node:
             await self.flushed()
         self._note([Event("stop", self.core.state.term, None)])
         journal, self._journal = self._journal, []
-        self.log.submit(lambda txn: write_journal(txn, journal), lambda _: None)
+        self.log.submit(lambda txn: write_journal(txn, journal), lambda _: None, LAST)
         self._stopping = True
         self._ring()
         self.close()

@@ -21,7 +21,10 @@ from raftlog.sessions import SESSIONS_MAX, apply_operation
 from raftlog.slots import SlotEngine
 from raftlog.types import Entry, EntryKind, LogId, Membership
 from store.engine import ReadTxn, Writer, WriteTxn
+from store.failpoints import step
 from store.overlay import Overlay
+
+FLUSH = step("flush", "applied effects")
 
 FLUSH_BYTES = 4 << 20
 """Pending effects beyond this are flushed."""
@@ -153,7 +156,7 @@ class Rsm:
             self.flushing, self.flushed = None, applied
             on_done()
 
-        self.writer.submit(job, done)
+        self.writer.submit(job, done, FLUSH)
         return True
 
     # --- images --------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ PEER_STATUS    []     [OK, {all of info, and: role, mode, term, vote, leader, co
                             state_hash, log_bytes, pending_bytes, requests_sent, shards, map_used_bytes, no_space}]
 PEER_TRANSFER  [peer] [OK, whether it was begun]
 PEER_SHUTDOWN  []     [OK, true]: leadership is handed over, then the process ends
+PEER_FAILPOINTS [spec ...]  [OK, [[name, what, spec, reached] ...]]: arm some (see `store.failpoints`), show all. Only of a
+                            peer that was started for it
 """
 
 from __future__ import annotations
@@ -15,9 +17,24 @@ import trio
 
 from raftlog.net.base import Request, RpcClient
 from shardkv.commands import Code, Method, error
+from store.failpoints import PLACES, BadFailpoint, arm
 
 if TYPE_CHECKING:
     from shardkv.host import PeerHost
+
+
+def failpoints(specs: list[Any], *, allowed: bool) -> list[Any]:
+    """Arm what `specs` say, all or nothing of them; the reply. Refused unless the peer was started for it."""
+    if not allowed:
+        return error(Code.REFUSED, "this peer was not started with --failpoints")
+    try:
+        for spec in specs:
+            arm(spec, try_only=True)
+        for spec in specs:
+            arm(spec)
+    except BadFailpoint as problem:
+        return error(Code.BAD_REQUEST, str(problem))
+    return [int(Code.OK), [[p.name, p.what, p.spec, p.reached] for p in PLACES.values()]]
 
 
 class Admin:
@@ -43,6 +60,8 @@ class Admin:
             case Method.PEER_SHUTDOWN:
                 request.reply([int(Code.OK), True])
                 self._stop.set()
+            case Method.PEER_FAILPOINTS:
+                request.reply(failpoints(request.args, allowed=self._host.spec.failpoints))
             case _:
                 return False
         return True

@@ -85,6 +85,7 @@ class Method(IntEnum):
     PEER_STATUS = 65
     PEER_TRANSFER = 66
     PEER_SHUTDOWN = 67
+    PEER_FAILPOINTS = 72
 
 
 CONTROL_METHODS = range(32, 64)

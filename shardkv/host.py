@@ -48,7 +48,7 @@ Event = dict[str, Any]
 @dataclass(frozen=True)
 class PeerSpec:
     """All that a peer must be told. `peers` and `incarnations` cover its whole group, itself included; `controllers` are
-    the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"."""
+    the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"; with `failpoints` they may be armed by a call."""
 
     cluster: bytes
     gid: int
@@ -64,6 +64,7 @@ class PeerSpec:
     config: RaftConfig = field(default_factory=RaftConfig)
     limits: NodeLimits = field(default_factory=NodeLimits)
     lease_reads: bool = False
+    failpoints: bool = False
 
     @property
     def name(self) -> str:

@@ -13,8 +13,11 @@ from raftlog.sessions import apply_operation
 from raftlog.types import LogId, PeerId
 from shardkv.kvmachine import VersionedMachine
 from store.engine import ReadTxn, Writer, WriteTxn
+from store.failpoints import step
 
 T = TypeVar("T")
+
+WRITE = step("write", "writes of clients, at a kvsrv")
 
 QUEUE_MAX = 8192
 """The most operations that wait for a commit; more are refused."""
@@ -81,7 +84,7 @@ class KvServer:
                 done(Applied(reply, at))
             self._next()
 
-        self.writer.submit(job, committed)
+        self.writer.submit(job, committed, WRITE)
 
     def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
         """See `ReplicatedStateMachine.when_readable`: at once, from the last commit, which holds every reply given."""

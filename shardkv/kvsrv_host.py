@@ -10,6 +10,7 @@ import trio
 from raftlog.net.base import Request
 from raftlog.net.tcp import TcpRpcClient
 from raftlog.net.tcp_server import TcpServer
+from shardkv.admin import failpoints
 from shardkv.commands import Code, Method, error
 from shardkv.host import Event, PeerSpec, Service, die
 from shardkv.kvmachine import VersionedMachine
@@ -120,6 +121,8 @@ class KvServerHost:
             case Method.PEER_SHUTDOWN:
                 request.reply([int(Code.OK), True])
                 stop.set()
+            case Method.PEER_FAILPOINTS:
+                request.reply(failpoints(request.args, allowed=self.spec.failpoints))
             case _:
                 return False
         return True

@@ -15,6 +15,9 @@ from raftlog.net.base import Request
 from raftlog.types import MAX_ENTRY_BYTES
 from shardkv.commands import Code, Method, bad_request, checked_int, error
 from shardkv.kvmachine import VersionedMachine
+from store.failpoints import place
+
+REPLY = place("reply", "the answer to a write is known, not sent")
 
 LEADER_READS = frozenset((Method.GET, Method.GET_MANY, Method.SCAN))
 ANYWHERE_READS = frozenset((Method.READ_SHARD, Method.STATUS))
@@ -86,7 +89,12 @@ class GroupServer:
         except CodecError as problem:
             request.reply(bad_request(problem))
             return
-        self.group.submit(operation, lambda outcome: request.reply(self.encode(outcome)))
+
+        def reply(outcome: Outcome) -> None:
+            REPLY.reach()
+            request.reply(self.encode(outcome))
+
+        self.group.submit(operation, reply)
 
     def encode(self, outcome: Outcome) -> Any:
         """The reply's body for what became of a write."""

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from store.failpoints import Step
 
 T = TypeVar("T")
 
@@ -143,8 +146,9 @@ class Writer(Protocol):
         """Loop time at which the oldest unfinished job was submitted, None when idle."""
         ...
 
-    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
-        """Queue `job`. Never blocks. After `fence()` or a failure it is dropped silently."""
+    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
+        """Queue `job`, the durable step `step` if it is one with a name. Never blocks. After `fence()` or a failure it is
+        dropped silently."""
         ...
 
     def fence(self) -> None:

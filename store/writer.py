@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import trio
 
 from store.engine import Engine, WriteTxn
+from store.failpoints import UNNAMED, Step
 
 T = TypeVar("T")
 
 CLOSE_S = 5.0
 """How long `close` waits for the job in progress."""
 
-_Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any]]
+_Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], Step]
 
 
 class ThreadWriter:
@@ -60,21 +61,24 @@ class ThreadWriter:
         """See `Writer.busy_since`."""
         return self._submitted[0] if self._submitted else None
 
-    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
+    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """See `Writer.submit`. After `close` it is dropped too."""
         if self._fenced or self._closing:
             return
         self._submitted.append(trio.current_time())
-        self._jobs.put((job, on_done))
+        self._jobs.put((job, on_done, step or UNNAMED))
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None and not (self._closing or self._fenced):
-            job, on_done = item
+            job, on_done, step = item
             try:
                 with self._engine.write() as txn:
+                    step.begin.reach()
                     result = job(txn)
+                    step.commit.reach()
+                step.done.reach()
             except BaseException as error:  # noqa: BLE001  # tidy: whatever stops a commit is fatal to the peer
                 self._call_soon(self._fail, error)
                 return

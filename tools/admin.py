@@ -13,6 +13,7 @@ import trio
 
 from raftlog.net.base import CallFailed, RpcClient
 from shardkv.commands import Code, Method
+from shardkv.errors import Refused
 
 if TYPE_CHECKING:
     from ctrler.clerk import ControllerClerk
@@ -70,6 +71,18 @@ async def peer_statuses(
         for name, address in addresses.items():
             nursery.start_soon(ask, name, address)
     return {name: found[name] for name in addresses if name in found}
+
+
+async def failpoints(rpc: RpcClient, address: str, specs: Sequence[str], timeout_s: float = 2.0) -> list[list[Any]]:
+    """Arm some and see all: [name, what, spec, how often reached since] each. Raises `Refused` if the peer was not started
+    for it or a spec is wrong, `CallFailed`."""
+    body = await rpc.call(address, int(Method.PEER_FAILPOINTS), list(specs), timeout_s=timeout_s)
+    if not isinstance(body, list) or len(body) != 2:
+        raise CallFailed(f"{address} answered {body!r:.100}", sent=True)
+    if body[0] != int(Code.OK):
+        raise Refused(str(body[1]))
+    found: list[list[Any]] = body[1]
+    return found
 
 
 async def shut_down(rpc: RpcClient, address: str, timeout_s: float = 2.0) -> bool:

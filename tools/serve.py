@@ -29,10 +29,11 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tools.settings import PeerSettings, SettingsError, address_text, read_settings
+from tools.settings import PeerSettings, SettingsError, address_text, is_loopback, read_settings
 
 if TYPE_CHECKING:
     import trio
@@ -97,9 +98,13 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def serve(file: Path, *, as_json: bool = False, new: bool = False) -> int:
+def serve(file: Path, *, as_json: bool = False, new: bool = False, failpoints: str | None = None) -> int:
     """Run the peer that `file` describes until it is told to end; return the exit code. With `new`, make its data
-    directory first, which must not exist: the one moment in a peer's life in which it may start from nothing."""
+    directory first, which must not exist: the one moment in a peer's life in which it may start from nothing.
+
+    With `failpoints`, some with commas between (or "" for none yet), they may be armed, here and by a call. The environment's
+    SHARDKV_FAILPOINTS stands in for None.
+    """
     report = Report(as_json, file.stem)
     if not __debug__:
         return report.fail("python -O takes away the assertions that guard the data: run without -O", USAGE)
@@ -108,16 +113,22 @@ def serve(file: Path, *, as_json: bool = False, new: bool = False) -> int:
     except SettingsError as error:
         return report.fail(str(error), USAGE)
     report.name = settings.name
-    return _serve(settings, report, new)
+    if failpoints is None:
+        failpoints = os.environ.get("SHARDKV_FAILPOINTS")
+    if failpoints is not None and not is_loopback(settings.listen[0]):
+        return report.fail(f"{settings.name}: failpoints need a loopback address to listen on", USAGE)
+    return _serve(settings, report, new, failpoints)
 
 
-def _serve(settings: PeerSettings, report: Report, new: bool) -> int:
+def _serve(settings: PeerSettings, report: Report, new: bool, failpoints: str | None) -> int:
     import trio
 
     run, create = _host(settings)
     from store.engine import StoreError
 
-    spec = settings.spec()
+    spec = replace(settings.spec(), failpoints=failpoints is not None)
+    if failpoints is not None and (wrong := _arm(failpoints)):
+        return report.fail(f"{settings.name}: --failpoints: {wrong}", USAGE)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # All that the imports made stays for ever: the collector need not look at it again.
     gc.collect()
@@ -141,6 +152,18 @@ def _serve(settings: PeerSettings, report: Report, new: bool) -> int:
             f"{settings.name}: cannot listen on {address_text(settings.listen)}: {error.strerror or error}", ADDRESS
         )
     return code
+
+
+def _arm(failpoints: str) -> str:
+    """Arm them all; what is wrong, "" if nothing is."""
+    from store.failpoints import BadFailpoint, arm
+
+    try:
+        for one in filter(None, failpoints.split(",")):
+            arm(one)
+    except BadFailpoint as error:
+        return str(error)
+    return ""
 
 
 Run = Callable[..., Awaitable[None]]
@@ -208,7 +231,8 @@ def lost_text(name: str, directory: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m tools.serve FILE [--json] [--new] [--pid-fd N]`: what `up` starts. Returns the exit code."""
+    """`python -m tools.serve FILE [--json] [--new] [--failpoints[=SPEC,...]] [--pid-fd N]`: what `up` starts. Returns the
+    exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     files = [word for word in words if not word.startswith("--")]
     unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in _OPTIONS]
@@ -218,10 +242,11 @@ def main(arguments: list[str] | None = None) -> int:
     for word in words:
         if word.startswith("--pid-fd="):
             _hold(int(word.partition("=")[2]))
-    return serve(Path(files[0]), as_json="--json" in words, new="--new" in words)
+    failpoints = next((word.partition("=")[2] for word in words if word.partition("=")[0] == "--failpoints"), None)
+    return serve(Path(files[0]), as_json="--json" in words, new="--new" in words, failpoints=failpoints)
 
 
-_OPTIONS = ("--json", "--new", "--pid-fd")
+_OPTIONS = ("--json", "--new", "--failpoints", "--pid-fd")
 
 
 def _hold(descriptor: int) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "mutants": ("mutants:mutants", "Plant known bugs in our own code, and see what finds them."),
     "init": ("serve:init", "Write the files of a cluster whose peers run on several machines."),
     "serve": ("serve:serve", "Run one peer."),
+    "failpoints": ("failpoints:failpoints", "Kill, fail or delay a peer at a named place, for tests."),
 }
 
 

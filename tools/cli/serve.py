@@ -87,8 +87,15 @@ def _addresses(option: str, texts: str, insecure: bool) -> tuple[str, ...]:
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--new", is_flag=True, help="Make the peer's data directory first; it must not exist.")
+@click.option(
+    "--failpoints",
+    is_flag=False,
+    flag_value="",
+    metavar="[SPEC,...]",
+    help="Let it be killed or stopped at named places (`shardkv failpoints`). Only on loopback, for tests.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON, an object per line.")
-def serve(file: Path, new: bool, as_json: bool) -> None:
+def serve(file: Path, new: bool, failpoints: str | None, as_json: bool) -> None:
     """Run the peer that FILE describes until SIGTERM or Ctrl-C: then it hands over leadership and ends.
 
     \b
@@ -100,4 +107,4 @@ def serve(file: Path, new: bool, as_json: bool) -> None:
     """
     from tools.serve import serve as serve_peer
 
-    sys.exit(serve_peer(file, as_json=as_json, new=new))
+    sys.exit(serve_peer(file, as_json=as_json, new=new, failpoints=failpoints))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from store.engine import Fenced, StoreError, WriteTxn
+from store.failpoints import UNNAMED, Step
 from store.memory_engine import MemoryEngine
 
 T = TypeVar("T")
@@ -58,10 +59,10 @@ class SimWriter:
         self._hold = hold
         self._on_commit = on_commit
         self.conditions = conditions or DiskConditions()
-        self.trap: Callable[[], None] | None = None
-        """Called when a commit is durable and nobody knows of it yet."""
+        self.trap: Callable[[str], None] | None = None
+        """Called with the name of the step when a commit is durable and nobody knows of it yet."""
         self.commits = 0
-        self._jobs: deque[tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float]] = deque()
+        self._jobs: deque[tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float, str]] = deque()
         self._running = False
         self._ends = 0.0
         self._fenced = False
@@ -82,13 +83,13 @@ class SimWriter:
         """The commit that is running takes so long still that the disk counts as hung."""
         return self._running and self._ends - trio.current_time() > 0.5
 
-    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any]) -> None:
+    def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """See `Writer.submit`."""
         if self._fenced:
             return
         if self._idle.is_set():
             self._idle = trio.Event()
-        self._jobs.append((job, on_done, trio.current_time()))
+        self._jobs.append((job, on_done, trio.current_time(), (step or UNNAMED).name))
         if not self._running:
             self._begin()
 
@@ -103,7 +104,7 @@ class SimWriter:
     def _commit(self) -> None:
         if self._fenced:
             return
-        job, _, _ = self._jobs[0]
+        job, _, _, step = self._jobs[0]
         try:
             if self.conditions.error and self._rng.random() < self.conditions.error:
                 raise StoreError("the simulated disk failed")
@@ -119,13 +120,13 @@ class SimWriter:
         self.commits += 1
         self._on_commit()
         if self.trap is not None:
-            self.trap()
+            self.trap(step)
         self._later(self._rng.uniform(*self.conditions.announce_s), lambda: self._announce(result))
 
     def _announce(self, result: Any) -> None:
         if self._fenced or self._hold(lambda: self._announce(result)):
             return
-        _, on_done, _ = self._jobs.popleft()
+        _, on_done, _, _ = self._jobs.popleft()
         self._running = False
         if self._jobs:
             self._begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 import trio
@@ -182,15 +183,16 @@ class Nemesis:
         writers = [(peer, w) for peer in chosen for w in (group.peers[peer].log, group.peers[peer].state)]
         died: list[int] = []
 
-        def struck(peer: int) -> None:
+        def struck(peer: int, step: str) -> None:
             alive = group.peers.get(peer)
             if alive is None or (installs and (alive.node.core.state.installing is None or self.rng.random() < 0.5)):
                 return
             died.append(peer)
+            self.mark(f"crash at a commit: {step}")
             group.crash(peer)
 
         for peer, writer in writers:
-            writer.trap = lambda peer=peer: struck(peer)
+            writer.trap = partial(struck, peer)
         try:
             with trio.move_on_after(seconds + (5.0 if installs else 1.0)):
                 while not died:
