@@ -36,9 +36,10 @@ from ctrler.records import (
     unpack_num,
     unpack_past,
 )
-from shardkv.commands import MAX_PAGE_BYTES, Code, Method
+from shardkv.commands import MAX_PAGE_BYTES, Code
 from shardkv.config import NSHARDS, ShardConfig
 from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
+from shardkv.methods import Method
 from shardkv.routing import Routing
 from store.failpoints import call
 

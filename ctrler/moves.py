@@ -20,7 +20,6 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
-    Method,
     Reply,
     Summary,
     decode_reply,
@@ -32,6 +31,7 @@ from shardkv.commands import (
 from shardkv.config import NOBODY
 from shardkv.errors import Unavailable
 from shardkv.group_clerk import ATTEMPT_S
+from shardkv.methods import Method
 from store.failpoints import call
 
 ASKED = {

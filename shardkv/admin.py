@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from raftlog.net.base import Request, RpcClient
-from shardkv.commands import Code, Method, error
+from shardkv.commands import Code, error
+from shardkv.methods import Method
 from store.failpoints import PLACES, BadFailpoint, arm
 
 if TYPE_CHECKING:

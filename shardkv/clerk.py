@@ -20,7 +20,6 @@ from shardkv.commands import (
     OK_FIELDS,
     Code,
     Delete,
-    Method,
     Put,
     Reply,
     decode_reply,
@@ -29,6 +28,7 @@ from shardkv.commands import (
 )
 from shardkv.errors import KvError, NoKey, Refused
 from shardkv.group_clerk import ATTEMPT_S, longer
+from shardkv.methods import Method
 from shardkv.router import Router, Search
 from shardkv.writing import Write, outcome, within
 from store.keys import prefix_stop

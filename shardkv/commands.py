@@ -50,6 +50,7 @@ from typing import Any, NamedTuple
 from raftlog.codec import CodecError, array, dumps, loads
 from raftlog.types import MAX_COMMAND_BYTES
 from shardkv.config import MAX_GID, MAX_NAME_BYTES, MAX_NUM, MAX_SERVERS, MAX_SHARDS
+from shardkv.methods import Method
 
 VERSION = 1
 
@@ -70,26 +71,6 @@ MAX_ENTRIES_BYTES = MAX_VALUE_BYTES + 1024
 
 MAX_WORDS = 200
 """The longest explanation in a reply, in characters."""
-
-
-class Method(IntEnum):
-    """The calls that servers of groups answer. 7..31 are kept for the data plane."""
-
-    GET = 1
-    WRITE = 2
-    SCAN = 3
-    READ_SHARD = 4
-    STATUS = 5
-    GET_MANY = 6
-    PEER_INFO = 64
-    PEER_STATUS = 65
-    PEER_TRANSFER = 66
-    PEER_SHUTDOWN = 67
-    PEER_FAILPOINTS = 72
-
-
-CONTROL_METHODS = range(32, 64)
-"""The calls of the control plane; `ctrler` names them."""
 
 
 class Code(IntEnum):

@@ -11,9 +11,17 @@ import trio
 from raftlog.net.base import RpcClient
 from shardkv.arguments import key_bytes, value_bytes, version_number
 from shardkv.client_session import ClientSession
-from shardkv.commands import OK_FIELDS, Code, Command, Delete, Method, Put, decode_reply
+from shardkv.commands import (
+    OK_FIELDS,
+    Code,
+    Command,
+    Delete,
+    Put,
+    decode_reply,
+)
 from shardkv.errors import NoKey
 from shardkv.group_clerk import GroupClerk
+from shardkv.methods import Method
 from shardkv.writing import Write, outcome, within
 
 

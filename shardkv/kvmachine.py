@@ -28,7 +28,6 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
-    Method,
     Put,
     Tag,
     bad_request,
@@ -39,6 +38,7 @@ from shardkv.commands import (
     error,
 )
 from shardkv.config import shard_of
+from shardkv.methods import Method
 from shardkv.shards import SHARDS, ShardRecord, State, decode_record, encode_record, scope_of
 from store.engine import ReadTxn, WriteTxn
 from store.keys import u16

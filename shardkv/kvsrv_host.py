@@ -11,10 +11,11 @@ from raftlog.net.base import Request
 from raftlog.net.tcp import TcpRpcClient
 from raftlog.net.tcp_server import TcpServer
 from shardkv.admin import failpoints
-from shardkv.commands import Code, Method, error
+from shardkv.commands import Code, error
 from shardkv.host import Event, PeerSpec, Service, die
 from shardkv.kvmachine import VersionedMachine
 from shardkv.kvsrv import KvServer
+from shardkv.methods import Method
 from shardkv.server import GroupServer
 from store.lmdb_engine import LmdbEngine
 from store.space import SpaceMonitor, make_ballast

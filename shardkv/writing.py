@@ -9,9 +9,19 @@ import trio
 
 from raftlog.codec import CodecError
 from shardkv.client_session import ShardSession, Stamp
-from shardkv.commands import Code, Command, Delete, Method, Put, Reply, decode_reply, encode_command, ok_fields
+from shardkv.commands import (
+    Code,
+    Command,
+    Delete,
+    Put,
+    Reply,
+    decode_reply,
+    encode_command,
+    ok_fields,
+)
 from shardkv.errors import KvError, Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.group_clerk import ATTEMPT_S, Attempt, GroupClerk, longer
+from shardkv.methods import Method
 
 PLAIN = Stamp(0, 0, 0, 0)
 """Without a session: what the labs' clerk does."""

@@ -13,11 +13,11 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
-    Method,
     encode_command,
     unpack_summary,
 )
 from shardkv.kvmachine import VersionedMachine
+from shardkv.methods import Method
 from store.memory_engine import MemoryDisk, MemoryEngine
 
 

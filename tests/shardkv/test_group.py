@@ -17,7 +17,6 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
-    Method,
     Put,
     Summary,
     encode_command,
@@ -27,6 +26,7 @@ from shardkv.commands import (
 )
 from shardkv.config import MAX_NUM, ShardConfig, shard_of
 from shardkv.group import RESTARTS_MAX, GroupMachine, stored_shards
+from shardkv.methods import Method
 from shardkv.shards import State
 from store.engine import CorruptRecord, FormatMismatch
 from tests.shardkv.boxes import Box, install_empty, move

@@ -19,7 +19,6 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
-    Method,
     Put,
     Summary,
     encode_command,
@@ -27,6 +26,7 @@ from shardkv.commands import (
 )
 from shardkv.config import shard_of
 from shardkv.group import GroupMachine
+from shardkv.methods import Method
 from shardkv.shards import State
 from tests.shardkv.boxes import Box
 from tests.shardkv.test_kv import step

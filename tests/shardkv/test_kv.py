@@ -17,11 +17,11 @@ from shardkv.commands import (
     Code,
     Delete,
     DeleteShard,
-    Method,
     Put,
     encode_command,
 )
 from shardkv.kvmachine import KvMachine
+from shardkv.methods import Method
 from store.engine import CorruptRecord
 from tests.shardkv.boxes import Box
 

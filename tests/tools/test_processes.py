@@ -16,8 +16,8 @@ import trio
 import shardkv
 from raftlog.codec import dumps
 from raftlog.net.frames import Hello, Kind, encode_batch, encode_request
-from shardkv.commands import Method
 from shardkv.config import NSHARDS
+from shardkv.methods import Method
 from tests.tools.test_crash import check, clients, running, spread
 from tools.cluster import Layout, LocalCluster
 from tools.demo import run_demo
