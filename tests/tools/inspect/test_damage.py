@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from store.lmdb_engine import LmdbEngine
-from tools.inspect.logview import Wanted
+from tools.inspect.commands import inspect
 from tools.inspect.peer import open_peer
-from tools.inspect.reader import Unreadable, findings, log_rows, peer_info, verify_directories
+from tools.inspect.reader import findings, verify_directories
 from tools.inspect.structure import environments
 
 Damage = Callable[[random.Random, bytearray], None]
@@ -107,20 +109,54 @@ def test_damaged_files_are_never_fine_and_never_fatal(
     assert sum(1 for directory in made if told[directory]) > damaged_files // 4
 
 
-def test_info_and_log_of_a_damaged_peer_are_one_line(cluster_directory: Path, tmp_path: Path) -> None:
-    for seed, damage in enumerate([truncate, zero_a_page, overwrite, flip_in_a_meta_page] * 3):
+COMMANDS: list[list[str]] = [
+    ["info", "DIR"],
+    ["log", "DIR", "--json"],
+    ["log", "DIR", "--format", "diag"],
+    ["get", "DIR", "key-1"],
+    ["get", "DIR", "key-1", "--through-log"],
+    ["scan", "DIR", "--limit", "9"],
+    ["sessions", "DIR"],
+    ["history", "DIR", "key-7"],
+    ["replay", "DIR", "--to-index", "applied"],
+    ["diff", "DIR", "OTHER"],
+    ["timeline", "DIR", "OTHER"],
+    ["config-history", "DIR"],
+    ["shiviz", "DIR", "OTHER"],
+    ["export", "DIR", "NEW"],
+    ["copy", "DIR", "NEW"],
+    ["repair", "DIR", "NEW"],
+]
+"""DIR is damaged, OTHER a whole peer of its group, NEW a name that nothing has."""
+
+
+def test_every_command_on_a_damaged_peer_ends_in_at_most_one_line(
+    cluster_directory: Path, tmp_path: Path, damaged_files: int
+) -> None:
+    runner = CliRunner()
+    told: Counter[int] = Counter()
+    for seed in range(max(24, damaged_files // 5)):
+        command = COMMANDS[seed % len(COMMANDS)]
         directory = tmp_path / str(seed)
-        shutil.copytree(cluster_directory / "server-1-1", directory)
+        peer = "server-0-0" if command[0] == "config-history" else "server-1-1"
+        shutil.copytree(cluster_directory / peer, directory)
         rng = random.Random(seed)
-        file = directory / "log" / "data.mdb"
+        file = directory / rng.choice(("log", "state")) / "data.mdb"
         data = bytearray(file.read_bytes())
-        damage(rng, data)
+        rng.choice(DAMAGES)(rng, data)
         file.write_bytes(data)
-        for read in (lambda d: peer_info(d), lambda d: list(log_rows(d, Wanted()))):
-            try:
-                read(directory)
-            except Unreadable as error:
-                assert "\n" not in str(error) and error.exit_code == 1, (seed, error)
+        places = {"DIR": str(directory), "OTHER": str(cluster_directory / "server-1-2"), "NEW": str(tmp_path / "new")}
+        words = [places.get(word, word) for word in command]
+        result = runner.invoke(inspect, words)
+        assert result.exit_code in (0, 1, 3) and isinstance(result.exception, SystemExit | None), (words, result)
+        assert "Traceback" not in result.output and len(result.stderr.splitlines()) <= 1, (words, result.output)
+        told[result.exit_code] += 1
+        assert result.exit_code == 0 or not (tmp_path / "new").exists(), words
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        (tmp_path / "new").unlink(missing_ok=True)
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith("new")], words
+        shutil.rmtree(directory)
+    assert told[1] and told[0], told
 
 
 def test_two_peers_halves_are_found(cluster_directory: Path, tmp_path: Path) -> None:
