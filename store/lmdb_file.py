@@ -18,17 +18,21 @@ from lmdb import verify as lmdb_verify
 
 from store.directory import DATA_FILE, has_owner, read_shape
 from store.engine import CannotOpen
+from store.lmdb_metas import check_succession
 
 
 def check_structure(path: Path) -> None:
     """Raise `CannotOpen` for a data file that LMDB could not open or that would kill the process: no file, too short, no
-    meta page, or a page in use is cut off. Reads only; the file may belong to a live owner."""
+    meta page, meta pages that do not follow each other, or a page in use is cut off. Reads only; the file may belong to a
+    live owner."""
     check_pages(path, has_owner)  # a live owner has looked, and goes on writing
 
 
 def check_pages(path: Path, trusted: Callable[[Path], bool] = lambda path: False) -> int | None:
     """The length of the file if it is short. Raises as `check_structure`."""
     shape = read_shape(path)
+    if not trusted(path):
+        check_succession(path, trusted)
     if shape.size_bytes >= shape.needed_bytes:
         return None
     if not trusted(path) and (wrong := verify_pages(path)):

@@ -68,7 +68,6 @@ def diff(directories: tuple[Path, ...], gid: int | None, merge: bool, as_json: b
     --json: one object per range: first last state terms missing purged committed fatal why; with --merge also: first last
     term state by voters merge; last: entries fatal first_difference lasts.
     """
-    copies = _copies(peer_directories(directories), gid)
     standings: list[Standing] = []
 
     def on_range(found: Range) -> None:
@@ -78,6 +77,7 @@ def diff(directories: tuple[Path, ...], gid: int | None, merge: bool, as_json: b
         standings.append(found)
 
     try:
+        copies = _copies(peer_directories(directories), gid)
         done = compare(copies, on_range, on_standing if merge else None)
     except Unreadable as error:
         _stop(str(error), error.exit_code)

@@ -14,6 +14,7 @@ from pathlib import Path
 from store.directory import DATA_FILE, has_owner, read_shape
 from store.engine import CannotOpen, StoreError
 from store.lmdb_file import verify_pages
+from store.lmdb_metas import check_succession
 
 PROBLEMS_MAX = 10
 """How many problems of one file are told; one flipped bit can make hundreds."""
@@ -58,7 +59,8 @@ def structure_findings(path: Path) -> list[str]:
         return []
     try:
         read_shape(path)
-        found = _meta_findings(path) + verify_pages(path)
+        check_succession(path)
+        found = verify_pages(path)
     except (StoreError, OSError) as error:
         found = [str(error)]
     except (struct.error, ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
@@ -67,20 +69,3 @@ def structure_findings(path: Path) -> list[str]:
         return []
     more = [f"... and {len(found) - PROBLEMS_MAX} more"] if len(found) > PROBLEMS_MAX else []
     return [f"{path.name}/: {problem}" for problem in found[:PROBLEMS_MAX] + more]
-
-
-def _meta_findings(path: Path) -> list[str]:
-    """The two meta pages are written in turn, page n & 1 by transaction n: other numbers in them are damage."""
-    with (path / DATA_FILE).open("rb") as stream:
-        head = stream.read(160)
-        page: int = struct.unpack_from("=I", head, 40)[0]
-        stream.seek(page)
-        heads = [head, stream.read(160)]
-    sizes = [struct.unpack_from("=I", head, 40)[0] for head in heads]
-    first, second = (int(struct.unpack_from("=Q", head, 144)[0]) for head in heads)
-    found = []
-    if (first, second) != (0, 0) and (first % 2, second % 2, abs(first - second)) != (0, 1, 1):
-        found.append(f"the meta pages are of transactions {first} and {second}: one of them is wrong")
-    if sizes[0] != sizes[1]:
-        found.append(f"the meta pages speak of pages of {sizes[0]} and {sizes[1]} bytes")
-    return found
