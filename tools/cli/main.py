@@ -29,6 +29,7 @@ COMMANDS = {
     "check": ("check:check", "Is a history of gets and puts linearizable?"),
     "simulate": ("simulate:simulate", "Clusters with faults in virtual time, from seeds; everything is checked."),
     "mutants": ("mutants:mutants", "Plant known bugs in our own code, and see what finds them."),
+    "powercut": ("powercut:powercut", "Recover every state that a power cut may leave, from a recording."),
     "init": ("serve:init", "Write the files of a cluster whose peers run on several machines."),
     "serve": ("serve:serve", "Run one peer."),
     "failpoints": ("failpoints:failpoints", "Kill, fail or delay a peer at a named place, for tests."),
