@@ -39,6 +39,13 @@ def version_number(version: Any) -> int | None:
         raise Refused(str(error)) from error
 
 
+def row_limit(limit: Any) -> int | None:
+    """How many rows a scan may give, None for all."""
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise TypeError(f"the limit of a scan is an int of 0 or more, or None, not {limit!r:.60}")
+    return None if limit is None else int(limit)
+
+
 def _plain(what: str, given: Any) -> bytes:
     if isinstance(given, bytes):
         return bytes(given)

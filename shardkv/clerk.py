@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import trio
 
 from raftlog.codec import CodecError
-from shardkv.arguments import key_bytes, value_bytes, version_number
-from shardkv.client_session import ClientSession
+from shardkv.arguments import key_bytes, row_limit, value_bytes, version_number
+from shardkv.client_session import ClientSession, ShardSession
 from shardkv.commands import (
     MAX_PAGE_BYTES,
     OK_FIELDS,
@@ -30,7 +30,7 @@ from shardkv.errors import KvError, NoKey, Refused
 from shardkv.group_clerk import ATTEMPT_S, longer
 from shardkv.methods import Method
 from shardkv.router import Router, Search
-from shardkv.writing import Write, outcome, within
+from shardkv.writing import Write, outcome, within, written
 from store.keys import prefix_stop
 
 DEADLINE_S = 10.0
@@ -71,7 +71,7 @@ class Clerk:
     async def get(self, key: str | bytes, *, deadline_s: float | None = _DEFAULT) -> tuple[bytes, int]:
         """(value, version). Raises `NoKey`, `Unavailable` at the deadline."""
         raw = key_bytes(key)
-        reply = await self._read(Method.GET, [raw], await self._shard(raw, deadline_s), deadline_s)
+        reply = await self._read(Method.GET, [raw], raw, deadline_s)
         if reply.code is Code.NO_KEY:
             raise NoKey(f"no such key: {key!r}")
         outcome(reply, open_before=False)
@@ -90,18 +90,13 @@ class Clerk:
         old: int = await self._write(Delete(key_bytes(key), version_number(version)), deadline_s)
         return old
 
-    async def _shard(self, raw: bytes, deadline_s: Any) -> int:
+    async def _read(self, method: Method, args: list[Any], of: bytes | int, deadline_s: Any) -> Reply:
+        """The reply of whoever serves the shard, or the shard of the key."""
         limit = self._deadline(deadline_s)
-        search = Search(self.router, 0)
-        search.why = "the controllers are silent"
-        shard: int = await within(limit, lambda: self.router.shard_of(raw), lambda: search.late(limit))
-        return shard
-
-    async def _read(self, method: Method, args: list[Any], shard: int, deadline_s: Any) -> Reply:
-        limit = self._deadline(deadline_s)
-        search = Search(self.router, shard)
+        search = Search(self.router, of)
 
         async def tries() -> Reply:
+            shard = await search.start()
             attempt_s = ATTEMPT_S
             while True:
                 group = await search.group()
@@ -120,15 +115,13 @@ class Clerk:
         return found
 
     async def _write(self, command: Put | Delete, deadline_s: Any) -> Any:
-        limit = self._deadline(deadline_s)
-        shard = await self._shard(command.key, deadline_s)
-        search = Search(self.router, shard)
-        session = self._session.of(shard) if self._session is not None else None
-        while session is not None and session.full:
-            await trio.sleep(0.005)
-        write = Write(command, session, self._resend)
+        search = Search(self.router, command.key)
 
-        async def tries() -> Any:
+        async def session() -> ShardSession | None:
+            shard = await search.start()
+            return self._session.of(shard) if self._session is not None else None
+
+        async def tries(write: Write) -> Any:
             while True:
                 group = await search.group()
                 reply = await write.attempt(group)
@@ -137,13 +130,11 @@ class Clerk:
                 elif reply.code is Code.WRONG_GROUP:
                     await search.refused(hint_of(reply))
                 else:
-                    self.router.served(shard, group)
+                    self.router.served(search.shard, group)
                     return write.finish(reply)
 
-        try:
-            return await within(limit, tries, lambda: write.failed(f"no answer in {limit} s: {search.why}"))
-        finally:
-            write.end()
+        limit = self._deadline(deadline_s)
+        return await written(command, limit, resend=self._resend, session=session, tries=tries, why=lambda: search.why)
 
     # --- many keys -----------------------------------------------------------------------------------------------
 
@@ -182,11 +173,18 @@ class Clerk:
         limit: int | None = None,
         deadline_s: float | None = _DEFAULT,
     ) -> Scan:
-        """`async for key, value, version in kv.scan(prefix="a")`, in key order. `prefix`, or start <= key < stop."""
-        if prefix is not None:
+        """`async for key, value, version in kv.scan(prefix="a")`, in key order: all keys, those with `prefix`, or those with
+        start <= key < stop; `limit` of them at most. The deadline is that of each page. `TypeError` for a prefix with a
+        start or a stop."""
+        most = row_limit(limit)
+        if prefix is None:
+            low, high = key_bytes(start), None if stop is None else key_bytes(stop)
+        elif start or stop is not None:
+            raise TypeError("a scan takes a prefix, or a start and a stop, not both")
+        else:
             low = key_bytes(prefix)
-            return Scan(self, low, prefix_stop(low), limit, deadline_s)
-        return Scan(self, key_bytes(start), None if stop is None else key_bytes(stop), limit, deadline_s)
+            high = prefix_stop(low)
+        return Scan(self, low, high, most, deadline_s)
 
     async def page(
         self, shard: int, start: bytes, stop: bytes | None, limit: int, deadline_s: Any

@@ -10,7 +10,7 @@ import trio
 
 from raftlog.net.base import RpcClient
 from shardkv.arguments import key_bytes, value_bytes, version_number
-from shardkv.client_session import ClientSession
+from shardkv.client_session import ClientSession, ShardSession
 from shardkv.commands import (
     OK_FIELDS,
     Code,
@@ -22,7 +22,7 @@ from shardkv.commands import (
 from shardkv.errors import NoKey
 from shardkv.group_clerk import GroupClerk
 from shardkv.methods import Method
-from shardkv.writing import Write, outcome, within
+from shardkv.writing import Write, outcome, written
 
 
 class KvClerk:
@@ -66,11 +66,10 @@ class KvClerk:
         return old
 
     async def _write(self, command: Command, deadline_s: float | None) -> Any:
-        while self._session is not None and self._session.full:
-            await trio.sleep(0.005)
-        write = Write(command, self._session, self._resend)
+        async def session() -> ShardSession | None:
+            return self._session
 
-        async def tries() -> Any:
+        async def tries(write: Write) -> Any:
             failures = 0
             while True:
                 reply = await write.attempt(self.group)
@@ -79,9 +78,7 @@ class KvClerk:
                 failures += 1
                 await trio.sleep(self.group.pause(failures))
 
-        try:
-            return await within(
-                deadline_s, tries, lambda: write.failed(f"group {self.group.gid} gave no answer in {deadline_s} s")
-            )
-        finally:
-            write.end()
+        def why() -> str:
+            return f"group {self.group.gid} is silent"
+
+        return await written(command, deadline_s, resend=self._resend, session=session, tries=tries, why=why)

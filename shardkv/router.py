@@ -37,10 +37,6 @@ class Router:
         assert self._routing is not None
         return self._routing.current
 
-    async def shard_of(self, key: bytes) -> int:
-        """The shard of a key."""
-        return shard_of(key, len((await self.config()).shards))
-
     async def refresh(self) -> None:
         """Ask the controllers again; calls at the same time share one query."""
         if self._refreshing is not None:
@@ -99,20 +95,27 @@ class Router:
 
 
 class Search:
-    """The way of one call from group to group until one serves its shard."""
+    """The way of one call from group to group until one serves its shard, or the shard of its key."""
 
-    def __init__(self, router: Router, shard: int) -> None:
+    def __init__(self, router: Router, of: bytes | int) -> None:
         self.router = router
-        self.shard = shard
-        self.why = "no group serves its shard"
+        self.shard = -1
+        self.why = "the controllers are silent"
+        self._of = of
         self._failures = 0
         self._refusals = 0
         """How often a group refused, or was silent for a whole round of its servers: every other time the configuration that
         a running change leads to is tried, for a shard is served as soon as it is installed."""
 
+    async def start(self) -> int:
+        """Once, first: the shard, which is known when the number of shards is. Waits for the controllers if need be."""
+        shards = (await self.router.config()).shards
+        self.shard = self._of if isinstance(self._of, int) else shard_of(self._of, len(shards))
+        self.why = "no group serves its shard"
+        return self.shard
+
     async def group(self) -> GroupClerk:
         """The group to try now; waits while nobody is known to serve the shard."""
-        await self.router.config()
         while True:
             found = self.router.group(self.shard, ahead=self._refusals % 2 == 1)
             if found is None and self._refusals:

@@ -23,6 +23,9 @@ from shardkv.errors import KvError, Maybe, NoKey, Refused, Unavailable, VersionM
 from shardkv.group_clerk import ATTEMPT_S, Attempt, GroupClerk, longer
 from shardkv.methods import Method
 
+FULL_S = 0.005
+"""The pause of a write before it looks again whether its session has room."""
+
 PLAIN = Stamp(0, 0, 0, 0)
 """Without a session: what the labs' clerk does."""
 
@@ -107,3 +110,34 @@ async def within(deadline_s: float | None, work: Callable[[], Awaitable[Any]], l
     with trio.move_on_after(float("inf") if deadline_s is None else deadline_s):
         return await work()
     raise late()
+
+
+async def written(
+    command: Command,
+    deadline_s: float | None,
+    *,
+    resend: bool,
+    session: Callable[[], Awaitable[ShardSession | None]],
+    tries: Callable[[Write], Awaitable[Any]],
+    why: Callable[[], str],
+) -> Any:
+    """One write, all of it within the deadline: finding its session, waiting for room there, and its tries. At the deadline
+    raises `Unavailable` if it surely has no effect, else `Maybe`; `why` says what it waited for."""
+    begun: list[Write] = []
+
+    async def work() -> Any:
+        found = await session()
+        while found is not None and found.full:
+            await trio.sleep(FULL_S)
+        begun.append(Write(command, found, resend))
+        return await tries(begun[0])
+
+    def late() -> KvError:
+        text = f"no answer in {deadline_s} s: {why()}"
+        return begun[0].failed(text) if begun else Unavailable(text)
+
+    try:
+        return await within(deadline_s, work, late)
+    finally:
+        for write in begun:
+            write.end()

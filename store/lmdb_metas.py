@@ -61,7 +61,8 @@ def check_succession(path: Path, written: Callable[[Path], bool] = lambda path: 
     except (_Wrong, StructError) as error:
         if written(path):
             return
-        raise CannotOpen(f"{path / DATA_FILE} is damaged: its meta pages do not follow each other: {error}") from error
+        why = "a page that they need is cut off" if isinstance(error, StructError) else str(error)
+        raise CannotOpen(f"{path / DATA_FILE} is damaged: its meta pages do not follow each other: {why}") from error
 
 
 def _meta(file: BinaryIO, slot: int, page_bytes: int) -> Meta:
