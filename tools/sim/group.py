@@ -73,15 +73,15 @@ class SimNode(Node):
             self._turn_at(self._world.now() + max(self.due() - self.clock(), 0.0002))
 
     def _turn_at(self, at: float) -> None:
-        """Take a turn then, or before: an earlier timer is not taken back."""
-        if at < self._timer:
+        """Take a turn then, or before: an earlier timer is not taken back. Rounding alone makes no new one."""
+        if at < self._timer - 1e-9:
             self._timer = at
             self._world.net.later(at - self._world.now(), lambda: self._timed(at))
 
     def _timed(self, at: float) -> None:
-        if at == self._timer:
+        if at == self._timer:  # else an earlier one has been
             self._timer = float("inf")
-        self._soon()
+            self._soon()
 
 
 @dataclass(slots=True)

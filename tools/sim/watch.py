@@ -157,8 +157,11 @@ class WatchedCore(RaftCore):
         self._look()
 
     def take(self) -> Effects:
-        """See `RaftCore.take`. What leaves is held against the disk."""
+        """See `RaftCore.take`. What leaves is held against the disk. One that hands out nothing has done nothing: the look
+        after the next call covers it."""
         effects = super().take()
+        if not effects:
+            return effects
         if self._watch.invariants:
             check_taken(self, effects)
             for envelope in effects.send:
