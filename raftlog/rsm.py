@@ -17,7 +17,7 @@ from typing import Any
 from raftlog.codec import CodecError, dumps
 from raftlog.durable import read_applied, read_slot, write_applied
 from raftlog.machine import Applied, NotTaken, Operation, Outcome, StateMachine, Unknown, decode_operations
-from raftlog.sessions import SESSIONS_MAX, apply_operation
+from raftlog.sessions import SESSIONS_MAX, Sessions
 from raftlog.slots import SlotEngine
 from raftlog.types import Entry, EntryKind, LogId, Membership
 from store.engine import ReadTxn, Writer, WriteTxn
@@ -66,6 +66,7 @@ class Rsm:
         self.flushed = self.applied
         self.live = SlotEngine(self.writer.engine, self.machine.tables, self.slot)
         self.overlay = Overlay(self.live)
+        self._sessions = Sessions(self.machine, self.overlay, sessions_max=self.sessions_max)
 
     @property
     def view(self) -> ReadTxn:
@@ -110,8 +111,9 @@ class Rsm:
                 operations = decode_operations(entry.data)
             except CodecError:
                 return [BAD_ENTRY]
-        most = self.sessions_max
-        return [apply_operation(self.machine, self.overlay, op, entry.id, sessions_max=most) for op in operations]
+        replies = [self._sessions.apply(operation, entry.id) for operation in operations]
+        self._sessions.settle()
+        return replies
 
     def release(self, first: int, why: str) -> None:
         """Tell the waiters at or above `first` that their outcome is unknown."""

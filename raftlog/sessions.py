@@ -56,6 +56,9 @@ SESSIONS_MAX = 4096
 WINDOW = 128
 """The most operations of one client in one scope that are not acknowledged. Part of the format."""
 
+KNOWN_MAX = 8192
+"""How many sessions are kept decoded, for speed alone."""
+
 _SCOPE = Struct(">QQQ16s")
 _HEAD = Struct(">QQQ")
 _REPLY = Struct(">QI")
@@ -86,14 +89,6 @@ class Session(NamedTuple):
     replies: tuple[tuple[int, bytes], ...] = ()
 
 
-class New(NamedTuple):
-    """Apply it, then `record` it with this."""
-
-    counters: Counters
-    session: Session | None
-    session_payload: bytes | None
-
-
 class Replay(NamedTuple):
     """It was applied before, with this reply."""
 
@@ -105,9 +100,6 @@ class Refused(NamedTuple):
 
     why: Refusal
     tick: int
-
-
-Found = New | Replay | Refused
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -163,38 +155,110 @@ def _put_counters(txn: WriteTxn, scope: bytes, found: Counters) -> None:
 # --- exactly once ----------------------------------------------------------------------------------------------------
 
 
+class _Known(NamedTuple):
+    """A session as it was last read or written, with the hash of its row."""
+
+    payload: bytes
+    session: Session
+    hash: int
+
+
+class Sessions:
+    """Applies the operations of a machine in one transaction or view, each exactly once if it has a session.
+
+    The counters of scopes are kept here from one operation to the next and written by `settle`, once for all operations
+    since the last: call it before anybody else reads the view (at the end of an entry), or before the transaction is
+    committed. `sessions_max` has to be the same on all peers and for all of a group's life.
+    """
+
+    def __init__(self, machine: StateMachine, txn: WriteTxn, *, sessions_max: int = SESSIONS_MAX) -> None:
+        self._machine = machine
+        self._txn = txn
+        self._sessions_max = sessions_max
+        self._pending: dict[bytes, Counters] = {}
+        # Only what decoding and hashing gave, never what is: a row is read each time, and known only if it is the same.
+        self._known: dict[bytes, _Known] = {}
+
+    def apply(self, op: Operation, at: LogId) -> bytes:
+        """The effect of one operation of an entry at `at`, and its encoded reply. Total, as `StateMachine.apply` is."""
+        machine, txn = self._machine, self._txn
+        scope = machine.scope(txn, op.command) if op.client else None
+        if scope is None:
+            self.settle()  # what moves a scope reads its counters
+            return machine.apply(txn, op.command, at)
+        counters_now = self._pending.get(scope)
+        if counters_now is None:
+            counters_now = counters(txn, scope)
+        key = scope + u64(op.client)
+        known = self._read(key)
+        found = judge(counters_now, None if known is None else known.session, op)
+        if found is None:
+            reply = machine.stamp(machine.apply(txn, op.command, at), counters_now.tick + 1)
+            self._record(scope, key, op, reply, counters_now, known)
+            return reply
+        return found.reply if isinstance(found, Replay) else machine.refuse(found.why, found.tick)
+
+    def settle(self) -> None:
+        """Write the counters that moved."""
+        for scope, found in self._pending.items():
+            _put_counters(self._txn, scope, found)
+        self._pending.clear()
+
+    def _read(self, key: bytes) -> _Known | None:
+        payload = self._txn.get(SESSIONS, key)
+        if payload is None:
+            return None
+        known = self._known.get(key)
+        if known is not None and known.payload == payload:
+            return known
+        return _Known(payload, _own(key, payload), _hash(key[-8:], payload))
+
+    def _record(
+        self, scope: bytes, key: bytes, op: Operation, reply: bytes, before: Counters, known: _Known | None
+    ) -> None:
+        """Keep the reply of a new operation; the scope's tick goes up by one."""
+        txn = self._txn
+        tick, horizon, sessions, total = before
+        tick += 1
+        if known is None:
+            # Those that go now are other clients': of this one, all that went is at or below the horizon so far.
+            begun = horizon
+            while sessions >= self._sessions_max:
+                last_tick, gone = _evict(txn, scope)
+                sessions, horizon, total = sessions - 1, max(horizon, last_tick), total - gone
+            session = Session(tick, begun, op.acked_below, ((op.seq, reply),))
+            sessions += 1
+            txn.put(ORDER, scope + u64(tick) + key[-8:], b"")
+        else:
+            acked_below = max(known.session.acked_below, op.acked_below)
+            replies = [pair for pair in known.session.replies if pair[0] >= acked_below]
+            insort(replies, (op.seq, reply))
+            session = Session(tick, known.session.horizon, acked_below, tuple(replies))
+            total -= known.hash
+        payload = encode_session(session)
+        digest = _hash(key[-8:], payload)
+        txn.put(SESSIONS, key, payload)
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        self._known[key] = _Known(payload, session, digest)
+        self._pending[scope] = Counters(tick, horizon, sessions, (total + digest) & _HASHES)
+
+
 def apply_operation(
     machine: StateMachine, txn: WriteTxn, op: Operation, at: LogId, *, sessions_max: int = SESSIONS_MAX
 ) -> bytes:
-    """The effect of one operation of an entry at `at`, exactly once if it has a session, and its encoded reply.
-
-    Total, as `StateMachine.apply` is. `sessions_max` has to be the same on all peers and for all of a group's life.
-    """
-    scope = machine.scope(txn, op.command) if op.client else None
-    if scope is None:
-        return machine.apply(txn, op.command, at)
-    found = lookup(txn, scope, op)
-    match found:
-        case Replay(reply):
-            return reply
-        case Refused(why, tick):
-            return machine.refuse(why, tick)
-        case New():
-            reply = machine.stamp(machine.apply(txn, op.command, at), found.counters.tick + 1)
-            record(txn, scope, op, reply, found, sessions_max=sessions_max)
-            return reply
+    """One operation by itself: see `Sessions.apply`; all of it is written on return."""
+    sessions = Sessions(machine, txn, sessions_max=sessions_max)
+    reply = sessions.apply(op, at)
+    sessions.settle()
+    return reply
 
 
-def lookup(txn: ReadTxn, scope: bytes, op: Operation) -> Found:
-    """What becomes of `op` in `scope`. Changes nothing."""
-    found = counters(txn, scope)
-    client = u64(op.client)
-    payload = txn.get(SESSIONS, scope + client)
-    session = None
+def judge(found: Counters, session: Session | None, op: Operation) -> Replay | Refused | None:
+    """What becomes of `op` in a scope with these counters, whose client has this session; None = it is new. Pure."""
     acked_below = op.acked_below
     horizon = found.horizon
-    if payload is not None:
-        session = _own(scope + client, payload)
+    if session is not None:
         horizon = session.horizon
         for seq, reply in session.replies:
             if seq == op.seq:
@@ -206,34 +270,14 @@ def lookup(txn: ReadTxn, scope: bytes, op: Operation) -> Found:
         return Refused(Refusal.ACKNOWLEDGED, found.tick)
     if op.seq >= acked_below + WINDOW:
         return Refused(Refusal.WINDOW_FULL, found.tick)
-    return New(found, session, payload)
+    return None
 
 
-def record(
-    txn: WriteTxn, scope: bytes, op: Operation, reply: bytes, new: New, *, sessions_max: int = SESSIONS_MAX
-) -> None:
-    """Keep the reply of `op`, which `lookup` found to be `new` in this transaction; the scope's tick goes up by one."""
-    tick, horizon, sessions, total = new.counters
-    tick += 1
-    client = u64(op.client)
-    if new.session is None or new.session_payload is None:
-        # Those that go now are other clients': of this one, all that went is at or below the horizon so far.
-        begun = horizon
-        while sessions >= sessions_max:
-            last_tick, gone = _evict(txn, scope)
-            sessions, horizon, total = sessions - 1, max(horizon, last_tick), total - gone
-        session = Session(tick, begun, op.acked_below, ((op.seq, reply),))
-        sessions += 1
-        txn.put(ORDER, scope + u64(tick) + client, b"")
-    else:
-        acked_below = max(new.session.acked_below, op.acked_below)
-        replies = [pair for pair in new.session.replies if pair[0] >= acked_below]
-        insort(replies, (op.seq, reply))
-        session = Session(tick, new.session.horizon, acked_below, tuple(replies))
-        total -= _hash(client, new.session_payload)
-    payload = encode_session(session)
-    txn.put(SESSIONS, scope + client, payload)
-    _put_counters(txn, scope, Counters(tick, horizon, sessions, (total + _hash(client, payload)) & _HASHES))
+def lookup(txn: ReadTxn, scope: bytes, op: Operation) -> Replay | Refused | None:
+    """What would become of `op` in `scope` as `txn` has it; None = it is new. Changes nothing."""
+    key = scope + u64(op.client)
+    payload = txn.get(SESSIONS, key)
+    return judge(counters(txn, scope), None if payload is None else _own(key, payload), op)
 
 
 def _evict(txn: WriteTxn, scope: bytes) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from raftlog.machine import Applied, NotLeader, NotTaken, Operation, Outcome, Unknown
-from raftlog.sessions import apply_operation
+from raftlog.sessions import Sessions
 from raftlog.types import LogId, PeerId
 from shardkv.kvmachine import VersionedMachine
 from store.engine import ReadTxn, Writer, WriteTxn
@@ -76,7 +76,10 @@ class KvServer:
         at = LogId(0, self._count)  # no log: the position is only a number
 
         def job(txn: WriteTxn) -> list[bytes]:
-            return [apply_operation(self.machine, txn, operation, at) for operation, _ in batch]
+            sessions = Sessions(self.machine, txn)
+            replies = [sessions.apply(operation, at) for operation, _ in batch]
+            sessions.settle()
+            return replies
 
         def committed(replies: list[bytes]) -> None:
             self._committing = False

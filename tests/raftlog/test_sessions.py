@@ -13,6 +13,7 @@ from raftlog.sessions import (
     BadSession,
     Counters,
     Session,
+    Sessions,
     apply_operation,
     counters,
     decode_session,
@@ -304,3 +305,32 @@ def test_no_operation_is_ever_applied_twice(moves: list[tuple[int, str, int]], s
         rig.check()
     assert all(rig.text.count(b"a%d.%d;" % key) == 1 for key in applied)
     assert rig.text.count(b";") == len(applied)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(1, 8), st.sampled_from([b"a", b"ab", b"b", b"-"]), st.integers(0, 40)),
+        max_size=60,
+    ),
+    st.sets(st.integers(0, 60)),
+)
+def test_many_in_one_entry_do_what_each_alone_would(ops: list[tuple[int, int, bytes, int]], ends: set[int]) -> None:
+    """`Sessions` keeps counters back until `settle`, and sessions decoded; nobody can tell."""
+    alone, together = Rig(), Rig()
+    operations = [Operation(client, seq, max(0, seq - 2), as_of, command) for client, seq, command, as_of in ops]
+    with alone.engine.write() as txn:
+        wanted = [apply_operation(Appender(), txn, op, AT, sessions_max=4) for op in operations]
+    found = []
+    with together.engine.write() as txn:
+        books = Sessions(Appender(), txn, sessions_max=4)
+        for number, op in enumerate(operations):
+            found.append(books.apply(op, AT))
+            if number in ends:
+                books.settle()
+        books.settle()
+    assert found == wanted
+    with alone.engine.read() as a, together.engine.read() as b:
+        for table in Appender.tables:
+            assert list(a.scan(table)) == list(b.scan(table))
+    for scope in (b"scope-a", b"scope-b"):
+        together.check(scope)
