@@ -91,6 +91,7 @@ class TcpTransport:
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """See `Transport.send`. A message shared by several envelopes is encoded once."""
         encoded: dict[int, bytes] = {}
+        touched: dict[int, Outbox] = {}
         for _, to, message in envelopes:
             if isinstance(message, PeerRequest):
                 self.requests_sent += 1
@@ -104,6 +105,9 @@ class TcpTransport:
                 self._troubles(f"a {type(message).__name__} of {len(data)} bytes is dropped: above {MAX_ITEM_BYTES}")
                 continue
             link.outbox.put(data)  # without room it is dropped: the core sends again what is not answered
+            touched[to] = link.outbox
+        for outbox in touched.values():
+            outbox.flush()
 
     async def run(self) -> None:
         """Keep a link to every other peer, for ever. To be run once."""
@@ -164,12 +168,14 @@ async def _watch(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
 
 
 class _Call:
-    """A task that waits for a reply."""
+    """A task that waits for a reply, until `deadline` on Trio's clock."""
 
-    __slots__ = ("body", "failed", "task")
+    __slots__ = ("body", "deadline", "failed", "task", "timeout_s")
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float, deadline: float) -> None:
         self.task = trio.lowlevel.current_task()
+        self.timeout_s = timeout_s
+        self.deadline = deadline
         self.body: Any = None
         self.failed: CallFailed | None = None
 
@@ -193,25 +199,28 @@ class _Connection:
         self.unsent[number] = data
         self.wake.set()
 
-    async def wait(self, number: int, timeout_s: float) -> Any:
-        """The reply to a request that was just put. Raises `CallFailed`."""
-        call = self.calls[number] = _Call()
+    async def wait(self, number: int, call: _Call) -> Any:
+        """The reply to a request that was just put. Raises `CallFailed`. Cancelled, it is not sent any more."""
+        self.calls[number] = call
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             del self.calls[number]
+            self.unsent.pop(number, None)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        unsent = False
-        with trio.move_on_after(timeout_s) as scope:
-            try:
-                await trio.lowlevel.wait_task_rescheduled(abort)
-            finally:
-                unsent = self.unsent.pop(number, None) is not None
-        if scope.cancelled_caught:
-            raise CallFailed(f"no answer from {self.address} in {timeout_s:g} s", sent=not unsent)
+        await trio.lowlevel.wait_task_rescheduled(abort)
         if call.failed is not None:
             raise call.failed
         return call.body
+
+    def end_late(self, now: float) -> float:
+        """Fail the calls whose time is over; when the next one's will be."""
+        for number in [number for number, call in self.calls.items() if call.deadline <= now]:
+            call = self.calls.pop(number)
+            unsent = self.unsent.pop(number, None) is not None
+            call.failed = CallFailed(f"no answer from {self.address} in {call.timeout_s:g} s", sent=not unsent)
+            trio.lowlevel.reschedule(call.task)
+        return min((call.deadline for call in self.calls.values()), default=float("inf"))
 
     def answered(self, number: int, body: Any) -> None:
         """A reply came. Nobody may wait for it any more."""
@@ -234,22 +243,23 @@ class TcpRpcClient:
     """See `RpcClient`. Use as `async with TcpRpcClient() as rpc`; leaving the block fails what is in flight.
 
     One connection per address, made by the first call and kept. When it breaks, all its calls fail; the next one dials.
-    `requests_sent` counts what was handed to a socket. Where an address is in `routes`, the one it has there is dialled
-    instead.
+    `requests_sent` counts what was handed to a socket.
     """
 
-    def __init__(self, cluster_id: bytes = b"", routes: Mapping[str, str] | None = None) -> None:
+    def __init__(self, cluster_id: bytes = b"") -> None:
         self.requests_sent = 0
         self._cluster = cluster_id
-        self._routes = routes or {}
         self._numbers = 0
         self._connections: dict[str, _Connection] = {}
         self._manager: Any = None
         self._nursery: trio.Nursery | None = None
+        self._next_late = trio.CancelScope()
+        """Ends at the first deadline of a call: one for all of them, since a scope for each costs more than the call."""
 
     async def __aenter__(self) -> TcpRpcClient:
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
+        self._nursery.start_soon(self._end_late)
         return self
 
     async def __aexit__(
@@ -279,15 +289,28 @@ class TcpRpcClient:
         if connection is None or connection.closed:
             connection = self._connections[address] = _Connection(address)
             self._nursery.start_soon(self._serve, connection)
+        deadline = trio.current_time() + timeout_s
+        if deadline < self._next_late.deadline:
+            self._next_late.deadline = deadline
         connection.put(number, data)
-        return await connection.wait(number, timeout_s)
+        return await connection.wait(number, _Call(timeout_s, deadline))
+
+    async def _end_late(self) -> None:
+        """Fail every call at its deadline."""
+        while True:
+            with self._next_late:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            next_late = min(
+                (connection.end_late(now) for connection in self._connections.values()), default=float("inf")
+            )
+            self._next_late = trio.CancelScope(deadline=next_late)
 
     async def _serve(self, connection: _Connection) -> None:
         """Dial, then send and receive until the connection breaks."""
         why = "the client is closed"
         try:
-            address = self._routes.get(connection.address, connection.address)
-            stream = await dial(parse_address(address), Hello(Kind.CLIENT, self._cluster))
+            stream = await dial(parse_address(connection.address), Hello(Kind.CLIENT, self._cluster))
             why = "the connection was lost"
             async with stream, trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, connection, stream, nursery.cancel_scope)

@@ -110,6 +110,26 @@ def test_a_call_without_an_answer_fails_at_its_deadline_and_may_have_taken_effec
 
 
 @both
+def test_each_call_fails_at_its_own_deadline_whatever_others_wait_for(kind: str) -> None:
+    async def body(world: World) -> None:
+        await world.start(0, Requests(None))
+        rpc = await world.rpc()
+        order: list[float] = []
+
+        async def one(timeout_s: float) -> None:
+            await failure(rpc, world, 0, timeout_s=timeout_s)
+            order.append(timeout_s)
+
+        with trio.move_on_after(2.0):
+            async with trio.open_nursery() as nursery:
+                for timeout_s in (1000.0, 0.3, 0.1, 0.2):
+                    nursery.start_soon(one, timeout_s)
+        assert order == [0.1, 0.2, 0.3]
+
+    play(kind, body)
+
+
+@both
 def test_a_reply_after_the_deadline_is_dropped_and_the_next_call_gets_its_own(kind: str) -> None:
     async def body(world: World) -> None:
         requests = Requests(None)
