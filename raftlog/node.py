@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from raftlog.alarm import Alarm
 from raftlog.core import RaftCore
 from raftlog.durable import JournalRecord, write_journal, write_purge, write_save
 from raftlog.image import ImageName, ImageReceiver
@@ -142,7 +143,8 @@ class Node:
         self._image_out = ImageSender(self)
         self._purging = False
         self._flush_due: float | None = None
-        self._ring: Callable[[], Any] = trio.Event().set
+        self._alarm = Alarm()
+        self._ring: Callable[[], Any] = self._alarm.ring
         self._stopping = False
         self._nursery: trio.Nursery | None = None
 
@@ -245,9 +247,14 @@ class Node:
 
     async def _live(self) -> None:
         """Turn after turn until it is stopped."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._alarm.run)
         while not self._stopping:
             self._turn()
-            await self._sleep()
+            if self.has_work:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._alarm.sleep(trio.current_time() + max(self.due() - self.clock(), 0.0002))
 
     @property
     def has_work(self) -> bool:
@@ -258,15 +265,6 @@ class Node:
         """When the next turn must be at the latest, on this node's clock."""
         due = self.core.deadline()
         return due if self._flush_due is None else min(due, self._flush_due)
-
-    async def _sleep(self) -> None:
-        if self.has_work:
-            await trio.lowlevel.checkpoint()
-            return
-        wake = trio.Event()
-        self._ring = wake.set
-        with trio.move_on_after(max(self.due() - self.clock(), 0.0002)):
-            await wake.wait()
 
     def _turn(self) -> None:
         core = self.core

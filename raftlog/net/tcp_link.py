@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -96,15 +97,21 @@ async def _one_frame(stream: trio.SocketStream) -> bytes:
 
 
 class Outbox:
-    """What waits to be sent on one connection. Bounded; emptied by one task, all that is there in one write.
+    """What waits to be sent on one connection. Bounded. `put` and then `flush`, which writes at once what the socket takes;
+    the rest, and what came before the connection did, is written by the one task in `write_to`.
 
-    Invariant: `size_bytes` counts what waits and what is being written, each item with its overhead.
+    Invariant: `size_bytes` counts what waits and what is being written, each item with its overhead. While `_busy`, the
+    socket belongs to that task.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.size_bytes = 0
         self._items: list[bytes] = []
+        self._stream: trio.SocketStream | None = None
+        self._wrote: Callable[[], None] = lambda: None
+        self._busy = True
+        self._rest = b""
         self._wake = trio.Event()
 
     def put(self, item: bytes) -> bool:
@@ -114,20 +121,46 @@ class Outbox:
             return False
         self.size_bytes = size
         self._items.append(item)
-        self._wake.set()
         return True
 
+    def flush(self) -> None:
+        """Write what was put, in one system call, without a task having to wake for it. Never blocks."""
+        if self._busy or not self._items:
+            return
+        assert self._stream is not None
+        data = self._taken()
+        try:
+            sent = os.write(self._stream.socket.fileno(), data)
+        except OSError:  # it takes nothing now, or is broken: the task finds out which
+            sent = 0
+        if sent == len(data):
+            self._drop()
+        else:
+            self._rest, self._busy = data[sent:], True
+            self._wake.set()
+
+    def _taken(self) -> bytes:
+        data = b"".join(encode_batch(self._items))
+        self._items.clear()
+        return data
+
+    def _drop(self) -> None:
+        """All that was taken is written."""
+        self.size_bytes = sum(map(len, self._items)) + ITEM_OVERHEAD_BYTES * len(self._items)
+        self._wrote()
+
     async def write_to(self, stream: trio.SocketStream, wrote: Callable[[], None] = lambda: None) -> None:
-        """Write, for ever; `wrote` is called after each write. Raises `trio.BrokenResourceError`. A cancelled write may
-        have been made in part: close the connection."""
+        """Write what `flush` can't, for ever; `wrote` is called after each write, the flushed ones too. Raises
+        `trio.BrokenResourceError`. A cancelled write may have been made in part: close the connection."""
+        self._stream, self._wrote = stream, wrote
         while True:
-            if not self._items:
-                self._wake = trio.Event()
-                await self._wake.wait()
-            items, self._items = self._items, []
-            await stream.send_all(b"".join(encode_batch(items)))
-            self.size_bytes -= sum(map(len, items)) + ITEM_OVERHEAD_BYTES * len(items)
-            wrote()
+            while self._rest or self._items:
+                data, self._rest = self._rest + self._taken(), b""
+                await stream.send_all(data)
+                self._drop()
+            self._busy = False
+            self._wake = trio.Event()
+            await self._wake.wait()
 
 
 class Troubles:

@@ -68,7 +68,14 @@ class ServerLimits:
 class _Client:
     """One client's connection: the replies on their way to it."""
 
-    def __init__(self, who: str, limits: ServerLimits, troubles: Troubles, scope: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        who: str,
+        limits: ServerLimits,
+        troubles: Troubles,
+        scope: trio.CancelScope,
+        answered: Callable[[_Client], None],
+    ) -> None:
         self.who = who
         self.outbox = Outbox(limits.unread_bytes_max)
         self.outstanding = 0
@@ -76,6 +83,7 @@ class _Client:
         self._limits = limits
         self._troubles = troubles
         self._scope = scope
+        self._answered = answered
         self._moved = trio.Event()
 
     def reply(self, number: int, body: Any) -> None:
@@ -91,6 +99,8 @@ class _Client:
             return
         if not self.outbox.put(data):
             self.cut(f"it does not read its replies: {self.outbox.size_bytes} bytes wait", about="unread")
+            return
+        self._answered(self)
 
     def cut(self, why: str, about: str = "") -> None:
         """End the connection for a fault."""
@@ -159,6 +169,8 @@ class TcpServer:
         self._incarnation_of = incarnation_of
         self._troubles = Troubles(on_trouble)
         self._limits = limits or ServerLimits()
+        self._answered: dict[_Client, None] = {}
+        self._flush = trio.Event()
 
     async def serve(
         self, address: Address, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
@@ -168,7 +180,22 @@ class TcpServer:
         listeners = await trio.open_tcp_listeners(address[1], host=address[0])
         port = listeners[0].socket.getsockname()[1]
         task_status.started((address[0], port))
-        await trio.serve_listeners(self._connection, listeners)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush_answers)
+            await trio.serve_listeners(self._connection, listeners)
+
+    def _note_answered(self, client: _Client) -> None:
+        self._answered[client] = None
+        self._flush.set()
+
+    async def _flush_answers(self) -> None:
+        """What was answered in one turn of the loop leaves in one write per client, and this one task wakes for all."""
+        while True:
+            await self._flush.wait()
+            self._flush = trio.Event()
+            answered, self._answered = self._answered, {}
+            for client in answered:
+                client.outbox.flush()
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         who = "?"
@@ -250,7 +277,7 @@ class TcpServer:
         self.clients += 1
         try:
             async with trio.open_nursery() as nursery:
-                client = _Client(who, self._limits, self._troubles, nursery.cancel_scope)
+                client = _Client(who, self._limits, self._troubles, nursery.cancel_scope, self._note_answered)
                 nursery.start_soon(client.write, stream)
                 try:
                     await self._read_requests(stream, deframer, client)
