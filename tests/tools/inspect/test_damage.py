@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from raftlog.durable import LOG_TABLES, fill_log, fill_state, write_applied
+from raftlog.slots import SlotEngine
+from raftlog.types import LogId
+from shardkv.group import GroupMachine
 from store.lmdb_engine import LmdbEngine
+from tests.tools.inspect.small_peer import MEMBERS, STATE_TABLES, stamp
 from tools.inspect.commands import inspect
 from tools.inspect.peer import open_peer
 from tools.inspect.reader import findings, verify_directories
@@ -193,3 +198,15 @@ def test_an_earlier_half_is_found(cluster_directory: Path, tmp_path: Path, kind:
 def open_tables(peer: Path, kind: str) -> list[str]:
     with open_peer(peer) as opened:
         return list(opened.engines[kind].tables)
+
+
+def test_a_group_that_no_shard_came_to_yet_is_fine_whatever_number_of_shards_the_cluster_has(tmp_path: Path) -> None:
+    """Its tables do not say the number, and the hash that is stored with them is of nothing else."""
+    machine = GroupMachine(3)
+    LmdbEngine.create(tmp_path / "p" / "log", LOG_TABLES, stamp("log"), lambda txn: fill_log(txn, MEMBERS))
+    LmdbEngine.create(tmp_path / "p" / "state", STATE_TABLES, stamp("state"), fill_state)
+    engine = LmdbEngine.open(tmp_path / "p" / "state", STATE_TABLES, None)
+    with SlotEngine(engine, machine.tables, 0).write() as txn:
+        write_applied(txn, LogId(1, 1), MEMBERS, machine.state_hash(txn))
+    engine.close()
+    assert findings([tmp_path / "p"]) == {}
