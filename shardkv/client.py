@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 
@@ -44,14 +44,16 @@ async def connect(
     deadline_s: float | None = DEADLINE_S,
     sessions: bool = True,
     resend: bool = False,
+    routes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Clerk]:
     """A clerk of the cluster whose controllers listen at `addresses` ("host:port"; some of them are enough).
 
     `deadline_s` is the default for every call, None = for ever. `sessions=False` costs the servers nothing to remember: a
     write whose reply is lost is not sent again and ends in `Maybe`. With `resend=True` too, one by version is sent again, as
     the labs' clerk does, and ends in `Maybe` only if the version is another then: right as long as nobody deletes keys, for
-    a key that was deleted has the same versions again.
+    a key that was deleted has the same versions again. Where an address is in `routes`, the one it has there is dialled
+    instead.
     Leaving the block closes the connections; nothing is sent before the first call.
     """
-    async with TcpRpcClient() as rpc:
+    async with TcpRpcClient(routes=routes) as rpc:
         yield make_clerk(rpc, addresses, SystemRandom(), deadline_s=deadline_s, sessions=sessions, resend=resend)

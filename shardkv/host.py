@@ -21,7 +21,7 @@ from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
 from raftlog.durable import LOG_TABLES, fill_log, fill_state, read_applied, recover, state_tables
 from raftlog.net.base import Request
-from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport
+from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport, parse_address
 from raftlog.net.tcp_server import TcpServer
 from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
@@ -48,7 +48,8 @@ Event = dict[str, Any]
 @dataclass(frozen=True)
 class PeerSpec:
     """All that a peer must be told. `peers` and `incarnations` cover its whole group, itself included; `controllers` are
-    the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"; with `failpoints` they may be armed by a call."""
+    the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"; with `failpoints` they may be armed by a call. Where
+    an address is in `routes`, this peer dials the one it has there instead; what it tells others is the first one."""
 
     cluster: bytes
     gid: int
@@ -65,6 +66,7 @@ class PeerSpec:
     limits: NodeLimits = field(default_factory=NodeLimits)
     lease_reads: bool = False
     failpoints: bool = False
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -79,6 +81,13 @@ class PeerSpec:
     def stamp(self, kind: str) -> Stamp:
         """The stamp of one of its environments."""
         return Stamp(kind, self.cluster, self.gid, self.peer, self.incarnation)
+
+    def dialled(self) -> dict[int, Address]:
+        """Where this peer dials each of its group."""
+        return {
+            peer: parse_address(self.routes[text]) if (text := f"{at[0]}:{at[1]}") in self.routes else at
+            for peer, at in self.peers.items()
+        }
 
     def address_of(self, peer: int) -> str | None:
         """Where a peer of the group listens."""
@@ -185,7 +194,7 @@ class PeerHost:
         spec = self.spec
         restored = self.open()
         core = RaftCore(spec.peer, spec.config, restored, self.rng, boot_clock())
-        transport = TcpTransport(spec.cluster, spec.gid, spec.peer, spec.incarnation, spec.peers, self.rng)
+        transport = TcpTransport(spec.cluster, spec.gid, spec.peer, spec.incarnation, spec.dialled(), self.rng)
         transport.on_trouble = self._trouble
         self.transport = transport
         self.node = Node(
@@ -201,7 +210,7 @@ class PeerHost:
             lease_reads=spec.lease_reads,
             trouble=self._trouble,
         )
-        async with TcpRpcClient(spec.cluster) as rpc, trio.open_nursery() as nursery:
+        async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self.server = GroupServer(self.node, self.machine, spec.address_of)
             service = make_service(self, rpc) if make_service is not None else None
             self.server.extra = self._extra(service, rpc, stop)

@@ -79,7 +79,7 @@ class KvServerHost:
         """Until `stop`. Raises `OSError` if the port can't be had."""
         self.open()
         spec = self.spec
-        async with TcpRpcClient(spec.cluster) as rpc, trio.open_nursery() as nursery:
+        async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self._rpc = rpc
             service: Service | None = None
 

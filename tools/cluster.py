@@ -98,6 +98,9 @@ class LocalCluster:
         self.folder = folder.resolve()
         self.tell = tell
         self.processes: dict[str, PeerProcess] = {}
+        self.routes: dict[str, dict[str, str]] = {}
+        """What each peer dials instead of an address, by the peer's name; takes effect at its next start. Not kept: see
+        `tools.proxy`."""
 
     # --- what it consists of -----------------------------------------------------------------------------------------
 
@@ -127,7 +130,7 @@ class LocalCluster:
 
     def settings(self, name: str) -> PeerSettings:
         """What the peer's file says."""
-        return self.manifest.settings(self.folder, *self._numbers(name))
+        return replace(self.manifest.settings(self.folder, *self._numbers(name)), routes=self.routes.get(name, {}))
 
     def _numbers(self, name: str) -> tuple[int, int]:
         numbers = split_name(name)
@@ -173,7 +176,7 @@ class LocalCluster:
             sync_folder(self.folder)
             write_manifest(self.folder, manifest)
         for gid in manifest.groups:
-            manifest.write_settings(self.folder, gid)
+            manifest.write_settings(self.folder, gid, self.routes)
         return manifest
 
     def _plan(self, layout: Layout) -> Manifest:

@@ -109,10 +109,11 @@ class Manifest:
             insecure=self.insecure,
         )
 
-    def write_settings(self, folder: Path, gid: int) -> None:
-        """Write the files of a group's peers, `server-<gid>-<peer>.toml`."""
+    def write_settings(self, folder: Path, gid: int, routes: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        """Write the files of a group's peers, `server-<gid>-<peer>.toml`; `routes` are by their names."""
         for peer in range(len(self.groups[gid].addresses)):
             settings = self.settings(folder, gid, peer)
+            settings = replace(settings, routes=(routes or {}).get(settings.name, {}))
             path, text = folder / f"{settings.name}.toml", settings_text(settings, folder.resolve())
             if not path.exists() or path.read_bytes() != text.encode():
                 write_durably(path, text)

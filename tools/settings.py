@@ -11,6 +11,9 @@
     shards = 12
     insecure = false                               # true allows addresses other than loopback: there is no TLS yet
 
+    [routes]                                       # optional: dial the second address where the first one is meant
+    "127.0.0.1:20102" = "127.0.0.1:40001"
+
     [peers.0]                                      # the peers of its group, itself included
     address = "127.0.0.1:20101"
     incarnation = 4242424242                       # random, drawn when the peer was made; on its disk too
@@ -63,6 +66,7 @@ class PeerSettings:
     store: str = "kvraft"
     shards: int = 12
     insecure: bool = False
+    routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -85,6 +89,7 @@ class PeerSettings:
             shards=self.shards,
             controllers=self.controllers,
             store=self.store,
+            routes=self.routes,
         )
 
 
@@ -118,6 +123,7 @@ def read_settings(path: Path) -> PeerSettings:
         store=found.choice("store", STORES, STORES[0]),
         shards=found.integer("shards", 1, MAX_SHARDS),
         insecure=insecure,
+        routes=found.routes("routes", insecure),
     )
     found.end()
     return settings
@@ -139,6 +145,7 @@ def settings_text(settings: PeerSettings, base: Path) -> str:
             "store": settings.store,
             "shards": settings.shards,
             "insecure": settings.insecure,
+            **({"routes": dict(sorted(settings.routes.items()))} if settings.routes else {}),
             "peers": {
                 str(number): {"address": address_text(address), "incarnation": settings.incarnations[number]}
                 for number, address in sorted(settings.peers.items())
@@ -294,6 +301,16 @@ class Table:
             raise self.wrong(key, f'must be a list like ["127.0.0.1:20001"], not {_shown(found)}')
         return tuple(address_text(self._address(key, text, insecure)) for text in found)
 
+    def routes(self, key: str, insecure: bool) -> dict[str, str]:
+        """A table from addresses to addresses, empty if there is none."""
+        found = self._value(key, {})
+        if type(found) is not dict or any(type(text) is not str for text in found.values()):
+            raise self.wrong(key, f'must be a table with lines like "127.0.0.1:1" = "127.0.0.1:2", not {_shown(found)}')
+        return {
+            address_text(self._address(key, meant, True)): address_text(self._address(key, dialled, insecure))
+            for meant, dialled in found.items()
+        }
+
     def integers(self, key: str, least: int, most: int) -> tuple[int, ...]:
         """A list of integers of least..most."""
         found = self._value(key)
@@ -327,13 +344,18 @@ def toml_text(values: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _key_text(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else json.dumps(key)
+
+
 def _write_table(lines: list[str], name: str, values: Mapping[str, Any]) -> None:
     plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
     if name and plain:
         lines += ["", f"[{name}]"]
     # JSON's text, integers, booleans and lists of them are TOML's, but for DEL.
     lines += [
-        f"{key} = {json.dumps(value, ensure_ascii=False).replace(chr(127), chr(92) + 'u007f')}"
+        f"{_key_text(key)} = {json.dumps(value, ensure_ascii=False).replace(chr(127), chr(92) + 'u007f')}"
         for key, value in plain.items()
     ]
     for key, value in values.items():

@@ -243,12 +243,14 @@ class TcpRpcClient:
     """See `RpcClient`. Use as `async with TcpRpcClient() as rpc`; leaving the block fails what is in flight.
 
     One connection per address, made by the first call and kept. When it breaks, all its calls fail; the next one dials.
-    `requests_sent` counts what was handed to a socket.
+    `requests_sent` counts what was handed to a socket. Where an address is in `routes`, the one it has there is dialled
+    instead.
     """
 
-    def __init__(self, cluster_id: bytes = b"") -> None:
+    def __init__(self, cluster_id: bytes = b"", routes: Mapping[str, str] | None = None) -> None:
         self.requests_sent = 0
         self._cluster = cluster_id
+        self._routes = routes or {}
         self._numbers = 0
         self._connections: dict[str, _Connection] = {}
         self._manager: Any = None
@@ -310,7 +312,8 @@ class TcpRpcClient:
         """Dial, then send and receive until the connection breaks."""
         why = "the client is closed"
         try:
-            stream = await dial(parse_address(connection.address), Hello(Kind.CLIENT, self._cluster))
+            address = self._routes.get(connection.address, connection.address)
+            stream = await dial(parse_address(address), Hello(Kind.CLIENT, self._cluster))
             why = "the connection was lost"
             async with stream, trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, connection, stream, nursery.cancel_scope)

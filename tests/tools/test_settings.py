@@ -61,6 +61,27 @@ def test_another_place_to_listen_is_kept(settings: PeerSettings, tmp_path: Path)
     assert read_settings(path) == other
 
 
+def test_routes_are_kept_and_only_change_what_is_dialled(settings: PeerSettings, tmp_path: Path) -> None:
+    routed = replace(settings, routes={"127.0.0.1:20102": "127.0.0.1:40001", "127.0.0.1:20001": "127.0.0.1:40002"})
+    path = tmp_path / "peer.toml"
+    path.write_text(settings_text(routed, tmp_path.resolve()), encoding="utf-8")
+    assert read_settings(path) == routed
+    spec = read_settings(path).spec()
+    assert spec.dialled() == {0: PEERS[0], 1: ("127.0.0.1", 40001)}
+    assert (spec.peers, spec.address_of(1)) == (PEERS, "127.0.0.1:20102")
+
+
+@pytest.mark.parametrize(
+    "text", ["7", '{"127.0.0.1:1" = 5}', '{"127.0.0.1:1" = "nowhere"}', '{"127.0.0.1:1" = "1.2.3.4:5"}']
+)
+def test_a_route_that_leads_nowhere_is_refused(file: Path, text: str) -> None:
+    file.write_text(
+        file.read_text(encoding="utf-8").replace("shards = ", f"routes = {text}\nshards = "), encoding="utf-8"
+    )
+    with pytest.raises(SettingsError, match="routes: "):
+        read_settings(file)
+
+
 def test_the_spec_says_the_same(settings: PeerSettings) -> None:
     spec = settings.spec()
     assert (spec.incarnation, spec.name, spec.listen) == (11, "server-1-0", PEERS[0])
