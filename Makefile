@@ -5,8 +5,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 SHARDKV := .venv/bin/shardkv
 
-# Debian packages that only the tests marked `system` use.
-SYSTEM_PACKAGES := strace chromium
+# Debian packages that only the tests marked `system` use, and the programs that those look for.
+SYSTEM_PACKAGES := strace chromium etcd-server wrk
+SYSTEM_PROGRAMS := strace chromium etcd wrk
 
 # How many tests at a time; those with real processes keep to one of the workers.
 WORKERS ?= 2
@@ -36,7 +37,7 @@ test: setup ## Run the tests (all but those that need a Debian package or the ne
 	$(PY) -m pytest -m "not system" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-system: setup ## Run the tests that need more of the machine; as root, install what they use
-	@if (for one in $(SYSTEM_PACKAGES); do command -v $$one >/dev/null || exit 1; done); then :; \
+	@if (for one in $(SYSTEM_PROGRAMS); do command -v $$one >/dev/null || exit 1; done); then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \

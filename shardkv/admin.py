@@ -2,7 +2,10 @@
 
 PEER_INFO      []     [OK, {name, cluster, gid, peer, incarnation, boot}]
 PEER_STATUS    []     [OK, {all of info, and: role, mode, term, vote, leader, commit, applied, flushed, last, base,
-                            state_hash, log_bytes, pending_bytes, requests_sent, shards, map_used_bytes, no_space}]
+                            state_hash, log_bytes, pending_bytes, requests_sent, messages_sent, commits, shards,
+                            map_used_bytes, no_space}]: requests_sent and messages_sent since the process began (requests
+                            are messages that want an answer, to peers and to servers), commits of both environments
+                            since they were made, each synced with two disk barriers
 PEER_TRANSFER  [peer] [OK, whether it was begun]
 PEER_SHUTDOWN  []     [OK, true]: leadership is handed over, then the process ends
 PEER_FAILPOINTS [spec ...]  [OK, [[name, what, spec, reached] ...]]: arm some (see `store.failpoints`), show all. Only of a
@@ -103,6 +106,8 @@ class Admin:
             "log_bytes": status.log_bytes,
             "pending_bytes": status.pending_bytes,
             "requests_sent": host.transport.requests_sent + self._rpc.requests_sent,
+            "messages_sent": host.transport.messages_sent + self._rpc.requests_sent,
+            "commits": host.log_engine.last_txnid() + host.state_engine.last_txnid(),
             "shards": [list(row) for row in host.machine.shard_table(host.rsm.view)],
             "map_used_bytes": host.state_engine.info().used_bytes,
             "no_space": host.node.no_space,

@@ -155,6 +155,8 @@ class KvServerHost:
             "log_bytes": 0,
             "pending_bytes": 0,
             "requests_sent": 0 if self._rpc is None else self._rpc.requests_sent,
+            "messages_sent": 0 if self._rpc is None else self._rpc.requests_sent,
+            "commits": self.engine.last_txnid(),
             "shards": shards,
             "map_used_bytes": self.engine.info().used_bytes,
             "no_space": self.node.no_space,

@@ -65,6 +65,7 @@ class TcpTransport:
 
     def __init__(self, cluster: bytes, gid: int, me: int, incarnation: int, peers: Mapping[int, Address], rng: Random):
         self.requests_sent = 0
+        self.messages_sent = 0
         self.on_trouble: Callable[[str], None] = lambda text: None
         self._troubles = Troubles(lambda text: self.on_trouble(text))
         self._cluster = cluster
@@ -92,6 +93,7 @@ class TcpTransport:
         """See `Transport.send`. A message shared by several envelopes is encoded once."""
         encoded: dict[int, bytes] = {}
         touched: dict[int, Outbox] = {}
+        self.messages_sent += len(envelopes)
         for _, to, message in envelopes:
             if isinstance(message, PeerRequest):
                 self.requests_sent += 1

@@ -25,6 +25,7 @@ COMMANDS = {
     "ctrl": ("ctrl:ctrl", "Ask or change the configuration: who owns which shard."),
     "inspect": ("tools.inspect.commands:inspect", "What is on a peer's disk, read-only."),
     "story": ("story:story", "Make an accident happen to a cluster, to learn `inspect` with."),
+    "bench": ("bench:bench", "How fast it is on this machine: gets, puts, recovery, scale."),
     "scenarios": ("scenarios:scenarios", "The labs' tests by name, in virtual time."),
     "check": ("check:check", "Is a history of gets and puts linearizable?"),
     "simulate": ("simulate:simulate", "Clusters with faults in virtual time, from seeds; everything is checked."),

@@ -1,0 +1,80 @@
+"""`bench kv` in its smallest form, on real processes. No figure is judged: only that each is there and can be one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tools.bench.etcd import PROGRAMS, etcd_system
+from tools.bench.kv import run_kv
+from tools.bench.plans import Plan, Point
+from tools.bench.report import Report
+from tools.bench.workload import Workload
+from tools.cli.bench import _kv_table
+from tools.cli.main import cli
+
+
+def tiny(*points: Point) -> Plan:
+    return Plan(points, rounds=1, warm_up_s=0.1, measure_s=0.3)
+
+
+def check(report: Report) -> None:
+    assert len(report.probes) >= 2 and all(probe["commit_p50_ms"] > 0 for probe in report.probes)
+    for result in report.results:
+        figures = {name: found["median"] for name, found in result["figures"].items()}
+        assert figures["ops_per_s"] > 0
+        assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["p999_ms"]
+        assert result["cpu_s"]["load"] > 0
+        if result["workload"]["operation"] == "put":
+            assert figures["syncs_per_op"] > 0
+    json.dumps(report.as_json(), allow_nan=False)
+
+
+@pytest.mark.process
+async def test_every_kind_of_client_is_measured(tmp_path: Path) -> None:
+    points = (
+        Point(Workload("put", 8, 16)),
+        Point(Workload("50/50", 9, 16, "zipf", connections=0)),
+        Point(Workload("get", 4, 16, driver="clerk")),
+    )
+    lines: list[str] = []
+    report = await run_kv(tmp_path, tiny(*points), lines.append, generators=2)
+    check(report)
+    assert [result["point"] for result in report.results] == [point.name() for point in points]
+    assert {"server-1-0", "server-1-1", "server-1-2", "load"} <= set(report.results[0]["cpu_s"])
+    assert any("round 1 of 1" in line for line in lines)
+    _kv_table(report)
+
+
+@pytest.mark.system
+@pytest.mark.process
+@pytest.mark.skipif(not all(map(shutil.which, PROGRAMS)), reason="needs etcd-server and wrk")
+async def test_etcd_is_measured_beside_ours(tmp_path: Path) -> None:
+    points = (Point(Workload("put", 8)), Point(Workload("get", 8)))
+    report = await run_kv(tmp_path, tiny(*points), lambda line: None, another=etcd_system)
+    check(report)
+    assert [(result["system"], "ratio" in result) for result in report.results] == 2 * [
+        ("shardkv", True),
+        ("etcd", False),
+    ]
+    assert [system["interface"] for system in report.systems] == ["own protocol", "JSON gateway, wrk"]
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = CliRunner().invoke(cli, ["bench", "kv", "--quick", "--against", "etcd"])
+    assert done.exit_code == 3
+    assert "etcd is not installed: Debian's package etcd-server has it" in str(done.output)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--operations", "swap"], ["--clients", "1,x"], ["--clients", "0"], ["--values", "2000000"], ["--groups", "9"]],
+)
+def test_a_wrong_call_is_refused(words: list[str]) -> None:
+    done = CliRunner().invoke(cli, ["bench", "kv", *words])
+    assert done.exit_code == 2
