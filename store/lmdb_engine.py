@@ -43,6 +43,7 @@ from store.engine import (
 from store.engine import CannotOpen as CannotOpen
 from store.format import Stamp, check_stamp, read_stamp, write_stamp
 from store.lmdb_file import check_pages, check_structure
+from store.lmdb_metas import note_failure
 from store.records import TOLD_RECORDS, open_record, seal
 
 GENERATION = 0
@@ -356,11 +357,13 @@ class LmdbEngine:
             self._writing.release()
 
     def _commit(self, txn: Any) -> None:
+        number = txn.id()
         try:
             txn.commit()
         except lmdb.Error as error:
             # Not `fence()`: the loop's thread may be reading, and shall hear of this first.
             self._over = f"is fenced: a commit to it failed: {error}"
+            note_failure(self.path, number)
             raise CommitFailed(f"a commit to {self.path} failed: {error}") from error
         self._lengthen()
 

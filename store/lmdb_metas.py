@@ -11,6 +11,11 @@ it replaced as free under its own number:
 Were the older page really the later transaction, its root would be a page that the other had not in use, freed earlier or
 never. (LMDB does not reuse the pages that the latest commit freed.) It costs reading one page per level of the free tree.
 
+One sound file looks just like that. When the write of a meta page fails, LMDB tries to undo it: it writes the old number back
+with the new roots: an older page whose root the newer one never freed. So whoever sees a commit fail leaves its number in the
+file FAILED_FILE (`note_failure`), and that commit's page, which nothing reads, may have any root. Where the note cannot be
+written either, the file is refused, which loses nothing.
+
 Format of LMDB 0.9, in the machine's byte order. A meta page has, from byte 40 on, the records of the free tree and of
 the main tree, 48 bytes each with the root's page number in the last 8, then the last page in use and the transaction's
 number. A tree's page: its number u64, 2 bytes, flags u16 (1 branch, 2 leaf), the end u16 of the u16 offsets of its
@@ -22,7 +27,9 @@ their count in front, all u64.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from struct import error as StructError
 from struct import unpack_from
@@ -34,6 +41,10 @@ from store.engine import CannotOpen
 _NO_PAGE = (1 << 64) - 1
 _BRANCH, _LEAF, _ELSEWHERE = 1, 2, 1
 _DEPTH_MAX = 32
+
+
+FAILED_FILE = "commit-failed"
+"""The number of the transaction whose commit failed last, in digits. It means nothing any more once there are later ones."""
 
 
 class Meta(NamedTuple):
@@ -57,7 +68,7 @@ def check_succession(path: Path, written: Callable[[Path], bool] = lambda path: 
     try:
         with (path / DATA_FILE).open("rb") as file:
             first = _meta(file, 0, 0)
-            _check(file, sorted((first, _meta(file, 1, first.page_bytes))))
+            _check(file, sorted((first, _meta(file, 1, first.page_bytes))), _failed(path))
     except (_Wrong, StructError) as error:
         if written(path):
             return
@@ -80,7 +91,25 @@ def _read(file: BinaryIO, at: int, length: int) -> bytes:
     return file.read(length)
 
 
-def _check(file: BinaryIO, metas: list[Meta]) -> None:
+def note_failure(path: Path, txnid: int) -> None:
+    """Leave a note that the commit of this transaction failed, durable if the disk can still do it. Raises nothing."""
+    with suppress(OSError):
+        handle = os.open(path / FAILED_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(handle, b"%d\n" % txnid)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _failed(path: Path) -> int | None:
+    try:
+        return int((path / FAILED_FILE).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _check(file: BinaryIO, metas: list[Meta], failed: int | None) -> None:
     older, newer = metas
     if older.page_bytes != newer.page_bytes:
         raise _Wrong(f"pages of {older.page_bytes} and {newer.page_bytes} bytes")
@@ -88,6 +117,8 @@ def _check(file: BinaryIO, metas: list[Meta]) -> None:
         return  # nothing was ever committed
     if newer.txnid - older.txnid != 1 or newer.txnid % 2 != newer.slot:
         raise _Wrong(f"transactions {metas[0].txnid} and {metas[1].txnid}, the later on page {newer.slot}")
+    if failed == newer.txnid + 1:
+        return  # the older page may be what is left of that commit
     if older.main_root != _NO_PAGE and older.main_root not in _freed(file, newer):
         raise _Wrong(f"transaction {newer.txnid} did not replace the root of {older.txnid}, page {older.main_root}")
 

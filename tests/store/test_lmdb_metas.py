@@ -12,7 +12,7 @@ import pytest
 from store.engine import CannotOpen
 from store.format import Stamp
 from store.lmdb_engine import LmdbEngine
-from store.lmdb_metas import check_succession
+from store.lmdb_metas import check_succession, note_failure
 
 TABLES = ("meta", "rows", "more")
 STAMP = Stamp("state", bytes(16), 1, 0, 100)
@@ -94,3 +94,32 @@ def test_a_file_that_cannot_be_walked_is_damage_and_nothing_else(tmp_path: Path)
             check_succession(copy)
         except CannotOpen as error:
             assert "\n" not in str(error)
+
+
+def test_what_a_failed_write_of_a_meta_page_leaves_is_taken_for_what_it_is(tmp_path: Path) -> None:
+    """LMDB undoes it by writing the old number back, with the new roots (found by chaos: EIO from pwrite64)."""
+    path = tmp_path / "state"
+    LmdbEngine.create(path, TABLES, STAMP, lambda txn: txn.put("rows", b"k", b"0"))
+    engine = LmdbEngine.open(path, TABLES, STAMP)
+    for number in (1, 2, 3):
+        with engine.write() as txn:
+            txn.put("rows", b"k", b"%d" % number)
+    engine.close()
+    newest = max(numbers(path))
+    at = PAGE * (newest % 2) + 144
+    data = bytearray((path / "data.mdb").read_bytes())
+    struct.pack_into("=Q", data, at, newest - 2)
+    (path / "data.mdb").write_bytes(data)
+    with pytest.raises(CannotOpen, match="do not follow each other"):
+        LmdbEngine.open(path, TABLES, STAMP)
+    note_failure(path, newest - 1)  # of another commit
+    with pytest.raises(CannotOpen, match="do not follow each other"):
+        LmdbEngine.open(path, TABLES, STAMP)
+    note_failure(path, newest)
+    engine = LmdbEngine.open(path, TABLES, STAMP)
+    with engine.read() as txn:
+        assert txn.get("rows", b"k") == b"2"
+    with engine.write() as txn:
+        txn.put("rows", b"k", b"3 again")
+    engine.close()
+    LmdbEngine.open(path, TABLES, STAMP).close()  # and the note says nothing about later commits
