@@ -53,10 +53,8 @@ MAP_SIZE_BYTES = 16 << 30
 MAX_READERS = 126
 TEMPORARY_SUFFIX = ".new"
 
-_open_paths: dict[Path, int] = {}
-"""What this process (its id, lest a child believes it) has open for writing."""
-_ENDED: dict[str, Any] = {}
-"""The tables of a transaction that has ended."""
+_open_paths: dict[Path, int] = {}  # what this process (its id, lest a child believes it) has open for writing
+_ENDED: dict[str, Any] = {}  # the tables of a transaction that has ended
 
 
 @contextmanager
@@ -347,7 +345,7 @@ class LmdbEngine:
                 # LMDB would take it, and deadlock the next writer.
                 assert threading.get_ident() == thread, "a transaction is committed by the thread that began it"
                 self._check()
-                self._commit(txn)
+                self._commit(txn, txn.id())
             finally:
                 view.end()
                 txn.abort()  # nothing to do after a commit
@@ -356,8 +354,7 @@ class LmdbEngine:
         finally:
             self._writing.release()
 
-    def _commit(self, txn: Any) -> None:
-        number = txn.id()
+    def _commit(self, txn: Any, number: int) -> None:
         try:
             txn.commit()
         except lmdb.Error as error:
