@@ -36,9 +36,8 @@ _KEY_LENGTH = Struct(">H")
 
 def row_hash(key: bytes, payload: bytes) -> int:
     """What a row adds to its shard's hash."""
-    digest = blake2b(_KEY_LENGTH.pack(len(key)) + key, digest_size=16)
-    digest.update(payload)
-    return int.from_bytes(digest.digest(), "big")
+    digest = blake2b(b"".join((_KEY_LENGTH.pack(len(key)), key, payload)), digest_size=16).digest()
+    return int.from_bytes(digest, "big")
 
 
 def encode_row(version: int, value: bytes) -> bytes:

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 Item = tuple[bytes, bytes | None]
 
+ENTRY_OVERHEAD_BYTES = 64
+"""What a pending write counts for beside its key and payload."""
+
 _FEW = 16
 """Up to so many new keys are inserted one by one; more are sorted in."""
 
@@ -25,11 +28,17 @@ class Layer:
         self._sorted: list[bytes] = []
         self._fresh: list[bytes] = []
 
-    def put(self, key: bytes, value: bytes | None) -> None:
-        """Take a write; None for a deletion."""
-        if key not in self.writes:
-            self._fresh.append(key)
-        self.writes[key] = value
+    def put(self, key: bytes, value: bytes | None) -> int:
+        """Take a write; None for a deletion. By how many bytes the layer grows."""
+        writes = self.writes
+        size = 0 if value is None else len(value)
+        if key in writes:
+            old = writes[key]
+            writes[key] = value
+            return size if old is None else size - len(old)
+        self._fresh.append(key)
+        writes[key] = value
+        return size + len(key) + ENTRY_OVERHEAD_BYTES
 
     def _ordered(self) -> list[bytes]:
         ordered, fresh = self._sorted, self._fresh

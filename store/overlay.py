@@ -14,10 +14,8 @@ from itertools import islice
 from typing import Protocol
 
 from store.engine import MAX_KEY_BYTES, ReadTxn, StoreError, WriteTxn
+from store.layers import ENTRY_OVERHEAD_BYTES as ENTRY_OVERHEAD_BYTES
 from store.layers import Layer, overlaid
-
-ENTRY_OVERHEAD_BYTES = 64
-"""What a pending write counts for beside its key and payload."""
 
 Layers = dict[str, Layer]
 
@@ -129,12 +127,7 @@ class Overlay:
             layer = self._active[table]
         except KeyError:
             raise self._no_table(table) from None
-        if key in layer.writes:
-            self._active_bytes -= len(layer.writes[key] or b"")
-        else:
-            self._active_bytes += len(key) + ENTRY_OVERHEAD_BYTES
-        self._active_bytes += len(payload or b"")
-        layer.put(key, payload)
+        self._active_bytes += layer.put(key, payload)
 
     def delete(self, table: str, key: bytes) -> bool:
         """See `WriteTxn.delete`."""
