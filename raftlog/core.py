@@ -63,7 +63,8 @@ class RaftCore:
         state = self.state
         due = INFINITY
         if state.durability.in_flight_since is not None and not state.stalled:
-            due = state.durability.in_flight_since + state.config.storage_stall_s
+            stalled = state.durability.in_flight_since + state.config.storage_stall_s
+            due = min(stalled, state.now + state.config.election_min_s)  # so that `state.at` can tell when nobody ran
         match state.role:
             case Leader() as leader:
                 due = min(due, leader.next_heartbeat)
@@ -77,7 +78,7 @@ class RaftCore:
     def on_time(self, now: float) -> None:
         """Whatever is due by `now`. Drain the inbox and sample the time again before calling this."""
         state = self.state
-        state.now = now
+        state.at(now)
         since = state.durability.in_flight_since
         if since is not None and now - since >= state.config.storage_stall_s and not state.stalled:
             state.mark("storage stalled")
@@ -107,7 +108,7 @@ class RaftCore:
     def step(self, envelope: Envelope, now: float) -> None:
         """One message of another member. A leader that overslept its quorum steps down before it looks at it."""
         state = self.state
-        state.now = now
+        state.at(now)
         assert envelope.to == state.me, f"a message for peer {envelope.to} at peer {state.me}"
         self._check_quorum(now)
         message = envelope.message
@@ -196,7 +197,7 @@ class RaftCore:
         """Append to the log. A position is a promise of nothing: watch `committed` for exactly that LogId. A refusal
         means definitely not taken."""
         state = self.state
-        state.now = now
+        state.at(now)
         self._check_quorum(now)
         if not isinstance(state.role, Leader):
             return [Refusal.NOT_LEADER] * len(items)
@@ -205,7 +206,7 @@ class RaftCore:
     def read(self, token: Any, now: float) -> None:
         """Ask for a linearizable read; a `ReadDone(token, ...)` comes out of a later `take()`, exactly one."""
         state = self.state
-        state.now = now
+        state.at(now)
         self._check_quorum(now)
         if isinstance(state.role, Leader):
             leading.read(state, state.role, token)
@@ -233,7 +234,7 @@ class RaftCore:
         """Hand leadership to `to` once it has the whole log. Proposals are refused meanwhile, at most election_max_s.
         False if this peer does not lead or `to` is no other voter."""
         state = self.state
-        state.now = now
+        state.at(now)
         self._check_quorum(now)
         role = state.role
         if not isinstance(role, Leader) or to == state.me or not state.membership.is_voter(to):
@@ -248,7 +249,7 @@ class RaftCore:
     def saved(self, ticket: int, now: float) -> None:
         """The save in flight is durable."""
         state = self.state
-        state.now = now
+        state.at(now)
         state.durability.saved(ticket)
         self._release(now)
         if isinstance(state.role, Leader):

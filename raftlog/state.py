@@ -91,6 +91,14 @@ class CoreState:
         if self.term != hard.term:
             self.durability.hard_changed()
 
+    def at(self, now: float) -> None:
+        """Time goes on. While a save is in flight nobody waits longer than `election_min_s` (see `RaftCore.deadline`), so
+        after a gap of twice that this process did not run. Nor did its disk writer: the disk did not take that time."""
+        gap, since = now - self.now, self.durability.in_flight_since
+        if since is not None and gap > 2 * self.config.election_min_s:
+            self.durability.in_flight_since = since + gap
+        self.now = now
+
     # --- facts ---------------------------------------------------------------------------------------------------
 
     @property

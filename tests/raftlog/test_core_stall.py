@@ -1,0 +1,57 @@
+"""Storage progress is part of liveness: a leader whose disk hangs leads no longer, and a pause is no hung disk."""
+
+from __future__ import annotations
+
+from raftlog.config import RaftConfig
+from raftlog.core import RaftCore
+from raftlog.types import Proposal, Role
+from tests.raftlog.script_runner import Script
+
+STALL_S = RaftConfig().storage_stall_s
+
+
+def leading_with_a_save_in_flight() -> tuple[Script, RaftCore]:
+    """Three peers, of which 0 leads and waits for its disk."""
+    played = Script()
+    played.run("cluster 3\ntimeout 0\ndeliver all\ntick 0\ndeliver all\nauto off")
+    core = played.core(0)
+    core.propose_many([Proposal(b"x")], played.now)
+    assert core.take().save is not None
+    return played, core
+
+
+def run_until(played: Script, core: RaftCore, until: float, *, contact: bool = True) -> None:
+    """Live as a node does: wake at each deadline. The others go on answering this one."""
+    while played.now < until:
+        played.now = min(core.deadline(), until)
+        core.on_time(played.now)
+        if contact:
+            for envelope in core.take().send:
+                played.wires[envelope.sender, envelope.to].append(envelope)
+            played.run("deliver all")
+
+
+def test_a_leader_whose_save_does_not_return_steps_down_and_stays_silent() -> None:
+    played, core = leading_with_a_save_in_flight()
+    began = played.now
+    run_until(played, core, began + STALL_S - 0.01)
+    assert core.state.role_name is Role.LEADER and not core.state.stalled
+    run_until(played, core, began + STALL_S)
+    assert core.state.stalled and core.state.role_name is Role.FOLLOWER
+    core.take()
+    run_until(played, core, began + 10 * STALL_S, contact=False)
+    assert not core.take().send, "it neither leads nor campaigns"
+    assert core.state.role_name is Role.FOLLOWER
+
+
+def test_a_pause_of_the_process_is_no_hung_disk() -> None:
+    """Found on real processes: whoever was paused for longer than the limit with a save in flight died when it went on."""
+    played, core = leading_with_a_save_in_flight()
+    played.now += 3 * STALL_S
+    resumed = played.now
+    core.on_time(resumed)
+    assert not core.state.stalled
+    run_until(played, core, resumed + STALL_S - 0.5, contact=False)
+    assert not core.state.stalled
+    run_until(played, core, resumed + STALL_S, contact=False)
+    assert core.state.stalled, "the disk did hang: it only gets the time in which nobody looked"
