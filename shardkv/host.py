@@ -27,6 +27,7 @@ from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
 from raftlog.types import ZERO, Member, Membership, Restored
 from shardkv.admin import Admin
+from shardkv.disk_watch import STATE_STALL_S, watch_disk
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
 from shardkv.kvmachine import VersionedMachine
@@ -34,13 +35,11 @@ from shardkv.routing import REPORT
 from shardkv.server import Extra, GroupServer
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
-from store.space import SpaceMonitor, make_ballast
+from store.space import make_ballast
 from store.writer import ThreadWriter
 
 FATAL_EXIT = 3
 """The exit code of a peer that dies of its disk."""
-READER_CHECK_S = 30.0
-SPACE_CHECK_S = 1.0
 
 Event = dict[str, Any]
 
@@ -254,19 +253,19 @@ class PeerHost:
         self.on_event({"event": "trouble", "text": text})
 
     async def _watch(self) -> None:
-        """Room on the disk, and slots of readers that died."""
-        monitors = [SpaceMonitor(e, self.spec.directory) for e in (self.log_engine, self.state_engine)]
-        looked = 0.0
-        while True:
-            alarm = any(monitor.look().alarm for monitor in monitors)
-            if alarm != self.node.no_space:
-                self.node.no_space = alarm
-                self._trouble("low on space: only deletes pass" if alarm else "there is space again: puts pass")
-            if trio.current_time() - looked >= READER_CHECK_S:
-                looked = trio.current_time()
-                self.log_engine.check_readers()
-                self.state_engine.check_readers()
-            await trio.sleep(SPACE_CHECK_S)
+        """See `watch_disk`. The saves of log/ the core watches itself."""
+
+        def alarmed(alarm: bool) -> None:
+            self.node.no_space = alarm
+
+        await watch_disk(
+            self.spec.directory,
+            (self.log_engine, self.state_engine),
+            ((self.log, STATE_STALL_S), (self.state, STATE_STALL_S)),
+            on_alarm=alarmed,
+            trouble=self._trouble,
+            fatal=self._fatal,
+        )
 
     async def _report_roles(self) -> None:
         before: tuple[bool, int, int | None] | None = None

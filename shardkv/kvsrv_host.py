@@ -12,16 +12,15 @@ from raftlog.net.tcp import TcpRpcClient
 from raftlog.net.tcp_server import TcpServer
 from shardkv.admin import failpoints
 from shardkv.commands import Code, error
+from shardkv.disk_watch import watch_disk
 from shardkv.host import Event, PeerSpec, Service, die
 from shardkv.kvmachine import VersionedMachine
 from shardkv.kvsrv import KvServer
 from shardkv.methods import Method
 from shardkv.server import GroupServer
 from store.lmdb_engine import LmdbEngine
-from store.space import SpaceMonitor, make_ballast
+from store.space import make_ballast
 from store.writer import ThreadWriter
-
-SPACE_CHECK_S = 1.0
 
 
 def kvsrv_tables(machine: VersionedMachine) -> tuple[str, ...]:
@@ -56,7 +55,7 @@ class KvServerHost:
         spec = self.spec
         self.engine = LmdbEngine.open(spec.directory / "state", kvsrv_tables(self.machine), spec.stamp("state"))
         make_ballast(spec.directory)
-        self.writer = ThreadWriter(self.engine, lambda e: die(spec.name, self.on_event, e), name="state")
+        self.writer = ThreadWriter(self.engine, self._fatal, name="state")
         self.node = KvServer(self.machine, self.writer)
         with self.engine.read() as txn:
             self.on_event(
@@ -108,10 +107,22 @@ class KvServerHost:
         self.on_event({"event": "trouble", "text": text})
 
     async def _watch(self) -> None:
-        monitor = SpaceMonitor(self.engine, self.spec.directory)
-        while True:
-            self.node.no_space = monitor.look().alarm
-            await trio.sleep(SPACE_CHECK_S)
+        """See `watch_disk`. Every reply waits for a commit here."""
+
+        def alarmed(alarm: bool) -> None:
+            self.node.no_space = alarm
+
+        await watch_disk(
+            self.spec.directory,
+            (self.engine,),
+            ((self.writer, self.spec.config.storage_stall_s),),
+            on_alarm=alarmed,
+            trouble=self._trouble,
+            fatal=self._fatal,
+        )
+
+    def _fatal(self, error: BaseException) -> None:
+        die(self.spec.name, self.on_event, error)
 
     def _admin(self, request: Request, stop: trio.Event) -> bool:
         match request.method:

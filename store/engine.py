@@ -146,6 +146,11 @@ class Writer(Protocol):
         """Loop time at which the oldest unfinished job was submitted, None when idle."""
         ...
 
+    @property
+    def finished(self) -> int:
+        """How many jobs are finished: a writer that is busy and where this does not grow hangs."""
+        ...
+
     def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """Queue `job`, the durable step `step` if it is one with a name. Never blocks. After `fence()` or a failure it is
         dropped silently."""

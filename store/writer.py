@@ -32,7 +32,8 @@ class ThreadWriter:
     """See the protocol `Writer`. Made inside `trio.run`; all its methods belong to the loop's thread.
 
     `on_fatal(exception)` is called once, on the loop's thread, when a job or its commit raised; writer and engine are
-    fenced by then, and the peer must die. A commit that never returns is not noticed here: watch `busy_since`.
+    fenced by then, and the peer must die. A commit that never returns is not noticed here: watch `busy_since`
+    and `finished`.
     """
 
     def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], Any], *, name: str = "writer") -> None:
@@ -60,6 +61,11 @@ class ThreadWriter:
     def busy_since(self) -> float | None:
         """See `Writer.busy_since`."""
         return self._submitted[0] if self._submitted else None
+
+    @property
+    def finished(self) -> int:
+        """See `Writer.finished`."""
+        return self._reported
 
     def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """See `Writer.submit`. After `close` it is dropped too."""

@@ -79,6 +79,11 @@ class SimWriter:
         """See `Writer.busy_since`."""
         return self._jobs[0][2] if self._jobs else None
 
+    @property
+    def finished(self) -> int:
+        """See `Writer.finished`."""
+        return self.commits
+
     def stuck(self) -> bool:
         """The commit that is running takes so long still that the disk counts as hung."""
         return self._running and self._ends - trio.current_time() > 0.5
