@@ -22,6 +22,9 @@ class RaftConfig:
     """The longest. Also the check-quorum window, and how long a restarted peer grants no vote."""
     retry_s: float = 0.3
     """An append unanswered for this long is taken for lost; the leader probes again."""
+    storage_slow_s: float = 1.0
+    """A leader whose save takes longer hands over and leads no more: its clients wait, and others may have a better disk.
+    Below storage_stall_s."""
     storage_stall_s: float = 5.0
     """A save that takes longer means the disk hangs: the peer steps down, then dies. Above election_max_s."""
     clock_drift: float = 0.1
@@ -48,6 +51,7 @@ class RaftConfig:
             (self.election_max_s > self.election_min_s, "election_max_s must be above election_min_s"),
             (self.retry_s > self.heartbeat_s, "retry_s must be above heartbeat_s"),
             (self.storage_stall_s > self.election_max_s, "storage_stall_s must be above election_max_s"),
+            (0 < self.storage_slow_s < self.storage_stall_s, "storage_slow_s must be in (0, storage_stall_s)"),
             (0 <= self.clock_drift < 0.5, "clock_drift must be in [0, 0.5)"),
             (
                 self.append_bytes_max >= 1 and self.take_bytes_max >= 1,

@@ -12,7 +12,7 @@ reads never wait for an fsync. The ordering laws:
 4. Heartbeat and read answers leave at once, with match = min(match, stable), or 0 while the term is not durable.
 5. `committed` <= min(commit, stable), and none while the term is not durable: `applied` passes neither the local durable
    log nor the term in which the commit was learned. A `take()` is bounded in bytes.
-6. A save older than `storage_stall_s`: no heartbeats, step down; then the node exits.
+6. A save older than `storage_slow_s`: a leader hands over. One older than `storage_stall_s`: the node exits.
 7. An inline commit is just `saved()` called at once.
 """
 
@@ -68,6 +68,8 @@ class RaftCore:
         match state.role:
             case Leader() as leader:
                 due = min(due, leader.next_heartbeat)
+                if state.durability.in_flight_since is not None:
+                    due = min(due, state.durability.in_flight_since + state.config.storage_slow_s)
                 if leader.transfer_to is not None:
                     due = min(due, leader.transfer_until)
             case Follower() | Candidate():
@@ -83,6 +85,8 @@ class RaftCore:
         if since is not None and now - since >= state.config.storage_stall_s and not state.stalled:
             state.mark("storage stalled")
             self.storage_failed()
+        if since is not None and now - since >= state.config.storage_slow_s:
+            self._hand_over(now)
         self._check_quorum(now)
         match state.role:
             case Leader() as leader:
@@ -94,6 +98,15 @@ class RaftCore:
             case Follower() | Candidate():
                 if state.electable and now >= state.election_deadline and elections.campaign(state, now):
                     elections.campaign(state, now, pre=False)
+
+    def _hand_over(self, now: float) -> None:
+        """The disk is slow: let who has most of the log lead, at once. Alone in its group a peer goes on."""
+        state = self.state
+        if isinstance(state.role, Leader) and (to := leading.best_successor(state, state.role)) is not None:
+            state.mark("slow disk")
+            state.send(to, TransferNow(state.term))
+            state.slow = True
+            state.follow(None, now)
 
     def _check_quorum(self, now: float) -> None:
         state = self.state
@@ -251,6 +264,7 @@ class RaftCore:
         state = self.state
         state.at(now)
         state.durability.saved(ticket)
+        state.slow = False
         self._release(now)
         if isinstance(state.role, Leader):
             leading.maybe_commit(state, state.role)

@@ -168,6 +168,12 @@ def maybe_commit(state: CoreState, leader: Leader) -> None:
         state.raise_commit(index)
 
 
+def best_successor(state: CoreState, leader: Leader) -> PeerId | None:
+    """The other voter that has most of the log durably, of equals the lowest; None without another voter."""
+    others = [(-p.match, peer) for peer, p in leader.progress.items() if state.membership.is_voter(peer)]
+    return min(others)[1] if others else None
+
+
 def short_of_space(state: CoreState, leader: Leader) -> bool:
     """This peer is short of space, or so many of the others that an entry would spend the reserve of a quorum's member."""
     others = sum(p.no_space for peer, p in leader.progress.items() if state.membership.is_voter(peer))

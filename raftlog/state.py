@@ -75,6 +75,7 @@ class CoreState:
         self.leader_heard = float("-inf")  # when any leader was last heard, of whatever term: stickiness and leases
         self.installing: LogId | None = None
         self.stalled = False
+        self.slow = False  # the save in flight takes longer than storage_slow_s: a leader has handed over
         self.no_space = False
         self.outbox: list[Envelope] = []
         self.reads_done: list[ReadDone] = []
@@ -115,6 +116,7 @@ class CoreState:
         return (
             self.mode is Mode.VOTER
             and not self.stalled
+            and not self.slow
             and self.installing is None
             and self.membership.is_voter(self.me)
         )
