@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
+from raftlog.messages import AppendReply, Envelope, TransferNow
 from raftlog.types import Proposal, Role
 from tests.raftlog.script_runner import Script
 
 STALL_S = RaftConfig().storage_stall_s
+SLOW_S = RaftConfig().storage_slow_s
 
 
 def leading_with_a_save_in_flight() -> tuple[Script, RaftCore]:
@@ -31,17 +33,33 @@ def run_until(played: Script, core: RaftCore, until: float, *, contact: bool = T
             played.run("deliver all")
 
 
-def test_a_leader_whose_save_does_not_return_steps_down_and_stays_silent() -> None:
+def test_a_leader_whose_save_does_not_return_hands_over_stays_silent_and_is_given_up() -> None:
     played, core = leading_with_a_save_in_flight()
     began = played.now
-    run_until(played, core, began + STALL_S - 0.01)
-    assert core.state.role_name is Role.LEADER and not core.state.stalled
-    run_until(played, core, began + STALL_S)
-    assert core.state.stalled and core.state.role_name is Role.FOLLOWER
-    core.take()
+    run_until(played, core, began + SLOW_S - 0.01)
+    assert core.state.role_name is Role.LEADER
+    run_until(played, core, began + SLOW_S, contact=False)
+    assert [e for e in core.take().send if isinstance(e.message, TransferNow)] == [Envelope(0, 1, TransferNow(2))]
+    assert core.state.role_name is Role.FOLLOWER and not core.state.stalled
+    run_until(played, core, began + STALL_S - 0.01, contact=False)
+    assert not core.state.stalled
     run_until(played, core, began + 10 * STALL_S, contact=False)
+    assert core.state.stalled and core.state.role_name is Role.FOLLOWER
     assert not core.take().send, "it neither leads nor campaigns"
-    assert core.state.role_name is Role.FOLLOWER
+
+
+def test_a_leader_with_a_slow_disk_hands_over_to_who_has_most_and_may_lead_again_once_the_disk_has_answered() -> None:
+    played, core = leading_with_a_save_in_flight()
+    began = played.now
+    run_until(played, core, began + SLOW_S - 0.01)
+    core.step(Envelope(2, 0, AppendReply(2, 3)), played.now)
+    run_until(played, core, began + SLOW_S, contact=False)
+    assert [e.to for e in core.take().send if isinstance(e.message, TransferNow)] == [2]
+    assert not core.state.electable
+    save = core.state.durability.in_flight
+    assert save is not None
+    core.saved(save.ticket, played.now)
+    assert core.state.electable
 
 
 def test_a_pause_of_the_process_is_no_hung_disk() -> None:
