@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from random import Random, SystemRandom
 
 from raftlog.net.base import RpcClient
-from raftlog.net.tcp import TcpRpcClient
+from raftlog.net.tcp import TcpRpcClient, parse_address
 from shardkv.clerk import DEADLINE_S, Clerk
 from shardkv.commands import Code
 from shardkv.errors import Refused
@@ -34,7 +34,7 @@ def make_clerk(
             raise Refused(f"the controllers refused a query: {reply!r:.100}")
         return decode_routing(reply[1:])
 
-    return Clerk(Router(rpc, query, rng), deadline_s=deadline_s, sessions=sessions, resend=resend)
+    return Clerk(Router(rpc, query, rng, lambda: control.why), deadline_s=deadline_s, sessions=sessions, resend=resend)
 
 
 @asynccontextmanager
@@ -42,18 +42,25 @@ async def connect(
     addresses: Sequence[str],
     *,
     deadline_s: float | None = DEADLINE_S,
+    cluster: bytes = b"",
     sessions: bool = True,
     resend: bool = False,
     routes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Clerk]:
-    """A clerk of the cluster whose controllers listen at `addresses` ("host:port"; some of them are enough).
+    """A clerk of the cluster whose controllers listen at `addresses` ("host:port"; some of them are enough). `ValueError` for
+    what is no address, `TypeError` for one address instead of a list.
 
-    `deadline_s` is the default for every call, None = for ever. `sessions=False` costs the servers nothing to remember: a
+    `deadline_s` is the default for every call, None = for ever. With `cluster`, its id, only that cluster is talked to,
+    whoever listens there by now. `sessions=False` costs the servers nothing to remember: a
     write whose reply is lost is not sent again and ends in `Maybe`. With `resend=True` too, one by version is sent again, as
     the labs' clerk does, and ends in `Maybe` only if the version is another then: right as long as nobody deletes keys, for
     a key that was deleted has the same versions again. Where an address is in `routes`, the one it has there is dialled
     instead.
     Leaving the block closes the connections; nothing is sent before the first call.
     """
-    async with TcpRpcClient(routes=routes) as rpc:
+    if isinstance(addresses, str | bytes):
+        raise TypeError(f"the addresses are a list of texts, not {addresses!r:.60}")
+    for address in addresses:
+        parse_address(address)
+    async with TcpRpcClient(cluster, routes=routes) as rpc:
         yield make_clerk(rpc, addresses, SystemRandom(), deadline_s=deadline_s, sessions=sessions, resend=resend)

@@ -56,9 +56,17 @@ class GroupClerk:
         self.addresses = tuple(addresses)
         self._rng = rng
         self._guess = addresses[0]
+        self.why = "no try yet"
+        """Why the latest try gave no answer."""
 
     async def attempt(self, method: int, args: list[Any], timeout_s: float = ATTEMPT_S) -> Attempt:
         """One try at the server that is thought to lead. Moves the guess on if it does not."""
+        made = await self._attempt(method, args, timeout_s)
+        if made.reply is None:
+            self.why = made.why
+        return made
+
+    async def _attempt(self, method: int, args: list[Any], timeout_s: float) -> Attempt:
         server = self._guess
         began = trio.current_time()
         try:
@@ -103,17 +111,15 @@ class GroupClerk:
         """The decoded reply array, of whoever leads. For calls that may be repeated only: an open try is repeated too.
         Raises `Unavailable` at the deadline; None waits for ever."""
         failures = 0
-        why = "no try yet"
         with trio.move_on_after(float("inf") if deadline_s is None else deadline_s):
             while True:
                 attempt = await self.attempt(method, args, attempt_s)
                 if attempt.reply is not None:
                     return attempt.reply
-                why = attempt.why
                 failures += 1
                 attempt_s = longer(attempt_s, attempt)
                 await trio.sleep(self.pause(failures))
-        raise Unavailable(f"group {self.gid} did not answer in {deadline_s:g} s; last: {why}")
+        raise Unavailable(f"group {self.gid} did not answer in {deadline_s:g} s; last: {self.why}")
 
     async def command(self, command: bytes, *, deadline_s: float | None, attempt_s: float = ATTEMPT_S) -> list[Any]:
         """Commit a command that may be repeated (guarded by its number), without a session; its decoded reply."""

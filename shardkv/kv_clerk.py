@@ -79,6 +79,6 @@ class KvClerk:
                 await trio.sleep(self.group.pause(failures))
 
         def why() -> str:
-            return f"group {self.group.gid} is silent"
+            return f"group {self.group.gid} is silent: {self.group.why}"
 
         return await written(command, deadline_s, resend=self._resend, session=session, tries=tries, why=why)

@@ -19,10 +19,17 @@ RETRY_S = 0.02
 
 
 class Router:
-    """Shared by all calls of a clerk. `query` asks the controllers, for ever if need be."""
+    """Shared by all calls of a clerk. `query` asks the controllers, for ever if need be; `why` tells why it takes so long."""
 
-    def __init__(self, rpc: RpcClient, query: Callable[[], Awaitable[Routing]], rng: Random) -> None:
+    def __init__(
+        self,
+        rpc: RpcClient,
+        query: Callable[[], Awaitable[Routing]],
+        rng: Random,
+        why: Callable[[], str] = lambda: "no answer yet",
+    ) -> None:
         self.rpc = rpc
+        self.why = why
         self.rng = rng
         self._query = query
         self._routing: Routing | None = None
@@ -100,7 +107,7 @@ class Search:
     def __init__(self, router: Router, of: bytes | int) -> None:
         self.router = router
         self.shard = -1
-        self.why = "the controllers are silent"
+        self._why = ""
         self._of = of
         self._failures = 0
         self._refusals = 0
@@ -111,8 +118,13 @@ class Search:
         """Once, first: the shard, which is known when the number of shards is. Waits for the controllers if need be."""
         shards = (await self.router.config()).shards
         self.shard = self._of if isinstance(self._of, int) else shard_of(self._of, len(shards))
-        self.why = "no group serves its shard"
+        self._why = "no group serves its shard"
         return self.shard
+
+    @property
+    def why(self) -> str:
+        """What the call waits for."""
+        return self._why or f"the controllers are silent: {self.router.why()}"
 
     async def group(self) -> GroupClerk:
         """The group to try now; waits while nobody is known to serve the shard."""
@@ -128,7 +140,7 @@ class Search:
     async def silent(self, group: GroupClerk) -> None:
         """A try gave no answer. A group that stays silent may have left: after a round of its servers, ask again."""
         self._failures += 1
-        self.why = f"group {group.gid} is silent"
+        self._why = f"group {group.gid} is silent: {group.why}"
         await trio.sleep(group.pause(self._failures))
         if self._failures % len(group.addresses) == 0:
             self._refusals += 1
@@ -137,7 +149,7 @@ class Search:
 
     async def refused(self, hint: Hint) -> None:
         """The group does not serve the shard: follow its hint, or ask again after a moment."""
-        self.why = f"shard {self.shard} is moving"
+        self._why = f"shard {self.shard} is moving"
         if self.router.moved(self.shard, hint):
             return
         self._refusals += 1

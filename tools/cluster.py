@@ -47,6 +47,9 @@ END_S = 5.0
 
 ASK_AGAIN_S = 0.02
 
+MAX_GROUPS = 1000
+"""The most shard groups that `up` makes at once."""
+
 Tell = Callable[[str], None]
 
 
@@ -54,8 +57,8 @@ class ClusterError(Exception):
     """The cluster is not as it would have to be for what was asked. One line for the user."""
 
 
-class UnknownPeer(ClusterError):
-    """A name that no peer of the cluster has."""
+class WrongCall(ClusterError):
+    """What was asked for can't be: an unknown peer or group, an impossible layout."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,14 @@ class Layout:
     store: str = "kvraft"
     shards: int = 12
     join: bool = True
+    lease_reads: bool = False
 
     def __post_init__(self) -> None:
-        for name, least, most in (("ctrl_peers", 1, MAX_GROUP_PEERS), ("replicas", 1, MAX_GROUP_PEERS)):
-            if not least <= getattr(self, name) <= most:
-                raise ClusterError(f"{name} is {getattr(self, name)}; it must be {least}..{most}")
-        if not 1 <= self.groups <= 1000:
-            raise ClusterError(f"groups is {self.groups}; it must be 1..1000")
+        for name, most in (("ctrl_peers", MAX_GROUP_PEERS), ("replicas", MAX_GROUP_PEERS), ("groups", MAX_GROUPS)):
+            if not 1 <= getattr(self, name) <= most:
+                raise WrongCall(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be 1..{most}")
         if self.store == "kvsrv" and self.ctrl_peers != 1:
-            raise ClusterError(f"a kvsrv is one server, not {self.ctrl_peers}")
+            raise WrongCall(f"--ctrl-peers {self.ctrl_peers}: a kvsrv is one server")
 
 
 @dataclass
@@ -114,7 +116,7 @@ class LocalCluster:
         if name not in self.processes:
             names = self.manifest.names()
             if name not in names:
-                raise UnknownPeer(f"there is no peer {name!r}: the peers are {', '.join(names)}")
+                raise WrongCall(f"there is no peer {name!r}: the peers are {', '.join(names)}")
             self.processes[name] = PeerProcess(name, self.folder)
         return self.processes[name]
 
@@ -136,7 +138,7 @@ class LocalCluster:
         numbers = split_name(name)
         manifest = self.manifest
         if numbers is None or name not in manifest.names():
-            raise UnknownPeer(f"there is no peer {name!r}: the peers are {', '.join(manifest.names())}")
+            raise WrongCall(f"there is no peer {name!r}: the peers are {', '.join(manifest.names())}")
         return numbers
 
     def running(self, gid: int | None = None) -> list[str]:
@@ -189,7 +191,14 @@ class LocalCluster:
         groups = {
             gid: GroupSpec.fresh(tuple(f"127.0.0.1:{next(ports)}" for _ in range(size))) for gid, size in sizes.items()
         }
-        return Manifest(new_cluster_id(), groups, layout.shards, layout.store, join=layout.join)
+        return Manifest(
+            new_cluster_id(),
+            groups,
+            layout.shards,
+            layout.store,
+            join=layout.join,
+            lease_reads=layout.lease_reads,
+        )
 
     def _create_data(self, manifest: Manifest, gid: int) -> None:
         """Make the directories of a group that has never run; those that are there already are from a killed `up`."""
@@ -435,7 +444,7 @@ class LocalCluster:
             manifest = self.manifest
             if gid == 0 or gid not in manifest.groups:
                 known = ", ".join(str(known) for known in manifest.groups if known)
-                raise ClusterError(f"there is no shard group {gid}: there are {known}")
+                raise WrongCall(f"there is no shard group {gid}: there are {known}")
             async with network(manifest.cluster) as rpc:
                 try:
                     with trio.fail_after(limit_s):

@@ -49,6 +49,7 @@ class Outcome:
     peers: int = 0
     store: str = ""
     down: str = ""
+    lease_reads: bool = False
     seconds: float = 0.0
     rpcs: int = 0
     ops: int = 0
@@ -111,11 +112,13 @@ async def check_gets(at: Stage) -> None:
         at.outcome.ops += 1
 
 
-async def run_demo(folder: Path, *, peers: int, store: str, down: str, tell: Tell) -> Outcome:
+async def run_demo(
+    folder: Path, *, peers: int, store: str, down: str, tell: Tell, lease_reads: bool = False
+) -> Outcome:
     """One run in a new directory. Never raises for a scenario that fails: the outcome says it."""
-    outcome = Outcome(peers=peers, store=store, down=down)
+    outcome = Outcome(peers=peers, store=store, down=down, lease_reads=lease_reads)
     began = time.monotonic()
-    layout = Layout(ctrl_peers=peers, groups=2, replicas=3, store=store, join=False)
+    layout = Layout(ctrl_peers=peers, groups=2, replicas=3, store=store, join=False, lease_reads=lease_reads)
     try:
         tell(f"starting {peers} controller peer{'s' * (peers > 1)} ({store}) and groups 1 and 2 of 3 peers each")
         async with stage(folder, layout, tell, outcome) as at:

@@ -8,6 +8,7 @@
     shards = 12
     store = "kvraft"
     insecure = false
+    lease_reads = false     # leaders answer gets under their lease
 
     [groups.0]              # the controllers; shard groups are numbered from 1
     created = true          # every peer's directory exists: from now on none is ever made again
@@ -76,6 +77,7 @@ class Manifest:
     published: bool = False
     join: bool = True
     insecure: bool = False
+    lease_reads: bool = False
 
     @property
     def controllers(self) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class Manifest:
             store=self.store,
             shards=self.shards,
             insecure=self.insecure,
+            lease_reads=self.lease_reads,
         )
 
     def write_settings(self, folder: Path, gid: int, routes: Mapping[str, Mapping[str, str]] | None = None) -> None:
@@ -165,6 +168,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         published=found.boolean("published", False),
         join=found.boolean("join", True),
         insecure=insecure,
+        lease_reads=found.boolean("lease_reads", False),
     )
     found.end()
     return manifest
@@ -191,6 +195,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "shards": manifest.shards,
         "store": manifest.store,
         "insecure": manifest.insecure,
+        "lease_reads": manifest.lease_reads,
         "groups": {
             str(gid): {
                 "created": group.created,

@@ -9,6 +9,7 @@
     controllers = ["127.0.0.1:20001"]              # the controller group's peers, in order of number
     store = "kvraft"                               # what the controllers keep the configuration in: kvraft, kvsrv
     shards = 12
+    lease_reads = false                            # optional: true lets a leader answer gets under its lease
     insecure = false                               # true allows addresses other than loopback: there is no TLS yet
 
     [routes]                                       # optional: dial the second address where the first one is meant
@@ -66,6 +67,7 @@ class PeerSettings:
     store: str = "kvraft"
     shards: int = 12
     insecure: bool = False
+    lease_reads: bool = False
     routes: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -89,6 +91,7 @@ class PeerSettings:
             shards=self.shards,
             controllers=self.controllers,
             store=self.store,
+            lease_reads=self.lease_reads,
             routes=self.routes,
         )
 
@@ -123,6 +126,7 @@ def read_settings(path: Path) -> PeerSettings:
         store=found.choice("store", STORES, STORES[0]),
         shards=found.integer("shards", 1, MAX_SHARDS),
         insecure=insecure,
+        lease_reads=found.boolean("lease_reads", False),
         routes=found.routes("routes", insecure),
     )
     found.end()
@@ -145,6 +149,7 @@ def settings_text(settings: PeerSettings, base: Path) -> str:
             "store": settings.store,
             "shards": settings.shards,
             "insecure": settings.insecure,
+            **({"lease_reads": True} if settings.lease_reads else {}),
             **({"routes": dict(sorted(settings.routes.items()))} if settings.routes else {}),
             "peers": {
                 str(number): {"address": address_text(address), "incarnation": settings.incarnations[number]}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+import shardkv
 from shardkv.clerk import Clerk
 from shardkv.client_session import WINDOW
 from shardkv.commands import MAX_KEY_BYTES, MAX_VALUE_BYTES
@@ -38,6 +39,13 @@ async def seconds_of(call: Callable[[], Awaitable[Any]], error: type[KvError]) -
     with pytest.raises(error):
         await call()
     return trio.current_time() - began
+
+
+async def test_what_is_no_list_of_addresses_is_told_at_once() -> None:
+    for wrong, error in (("127.0.0.1:7000", TypeError), (["127.0.0.1"], ValueError), ([], ValueError)):
+        with pytest.raises(error):
+            async with shardkv.connect(wrong):
+                pass
 
 
 # --- one key ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 import shardkv.host
 from store.engine import StoreError
-from tools.cluster import ClusterError, Layout, LocalCluster, UnknownPeer, UpReport
+from tools.cluster import ClusterError, Layout, LocalCluster, UpReport, WrongCall
 from tools.manifest import (
     FILE,
     GroupSpec,
@@ -108,6 +108,13 @@ def test_names() -> None:
 
 
 # --- making a cluster ------------------------------------------------------------------------------------------------
+
+
+def test_lease_reads_reach_every_peer_of_the_cluster(tmp_path: Path) -> None:
+    cluster = LocalCluster(tmp_path)
+    with cluster.locked():
+        cluster.prepare(replace(SMALL, lease_reads=True))
+    assert all(read_settings(tmp_path / f"{name}.toml").lease_reads for name in cluster.manifest.names())
 
 
 def test_a_cluster_is_made_once(tmp_path: Path) -> None:
@@ -211,7 +218,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_peer_is_told_with_those_that_there_are(tmp_path: Path) -> None:
     write_manifest(tmp_path, manifest())
-    with pytest.raises(UnknownPeer, match="'server-1-9': the peers are server-0-0, server-1-0, server-1-1"):
+    with pytest.raises(WrongCall, match="'server-1-9': the peers are server-0-0, server-1-0, server-1-1"):
         LocalCluster(tmp_path).pause("server-1-9")
 
 

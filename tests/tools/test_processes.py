@@ -18,7 +18,7 @@ from raftlog.codec import dumps
 from raftlog.net.frames import Hello, Kind, encode_batch, encode_request
 from shardkv.config import NSHARDS
 from shardkv.methods import Method
-from tests.tools.test_crash import check, clients, running, spread
+from tests.tools.test_crash import check, clients, controllers, running, spread
 from tools.cluster import Layout, LocalCluster
 from tools.demo import run_demo
 from tools.inspect.reader import findings
@@ -169,6 +169,9 @@ async def test_hostile_connections_are_closed_and_nothing_is_lost(tmp_path: Path
                     while await stream.receive_some(4096):
                         pass
         await check(kv, values)
+        async with shardkv.connect(controllers(cluster), cluster=bytes(16), deadline_s=0.3) as stranger:
+            with pytest.raises(shardkv.Unavailable, match="this is cluster"):
+                await stranger.get("k0")
 
 
 async def test_a_client_that_stops_reading_is_cut_off(tmp_path: Path) -> None:

@@ -82,6 +82,13 @@ def test_a_route_that_leads_nowhere_is_refused(file: Path, text: str) -> None:
         read_settings(file)
 
 
+def test_lease_reads_are_only_for_who_asks(settings: PeerSettings, file: Path, tmp_path: Path) -> None:
+    assert "lease_reads" not in file.read_text(encoding="utf-8") and not read_settings(file).spec().lease_reads
+    path = tmp_path / "peer.toml"
+    path.write_text(settings_text(replace(settings, lease_reads=True), tmp_path.resolve()), encoding="utf-8")
+    assert read_settings(path).spec().lease_reads
+
+
 def test_the_spec_says_the_same(settings: PeerSettings) -> None:
     spec = settings.spec()
     assert (spec.incarnation, spec.name, spec.listen) == (11, "server-1-0", PEERS[0])

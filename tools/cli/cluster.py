@@ -38,10 +38,20 @@ def _do(folder: Path, work: Callable[[Any], Awaitable[Any]]) -> Any:
 @click.option("--groups", default=2, show_default=True, help="Shard groups of a new cluster.")
 @click.option("--replicas", default=3, show_default=True, help="Peers of each shard group.")
 @click.option("--store", type=click.Choice(["kvraft", "kvsrv"]), default="kvraft", show_default=True)
+@click.option("--lease-reads", is_flag=True, help="Leaders of a new cluster answer gets under their lease.")
 @click.option("--detach", is_flag=True, help="Return when it is up, instead of ending it with Ctrl-C.")
 @dir_option
 @json_option
-def up(ctrl_peers: int, groups: int, replicas: int, store: str, detach: bool, folder: Path, as_json: bool) -> None:
+def up(
+    ctrl_peers: int,
+    groups: int,
+    replicas: int,
+    store: str,
+    lease_reads: bool,
+    detach: bool,
+    folder: Path,
+    as_json: bool,
+) -> None:
     """Start a cluster, or bring it back with its data, or start only its dead peers.
 
     \b
@@ -55,7 +65,7 @@ def up(ctrl_peers: int, groups: int, replicas: int, store: str, detach: bool, fo
     with one_line_errors():
         _check_layout(folder)
         peers = 1 if store == "kvsrv" and not _given("ctrl_peers") else ctrl_peers
-        layout = Layout(ctrl_peers=peers, groups=groups, replicas=replicas, store=store)
+        layout = Layout(ctrl_peers=peers, groups=groups, replicas=replicas, store=store, lease_reads=lease_reads)
 
     async def work(cluster: Any) -> None:
         report = await cluster.up(layout)
@@ -90,14 +100,16 @@ def _check_layout(folder: Path) -> None:
     manifest = read_manifest(folder)
     if manifest is None:
         return
-    there = {"ctrl_peers": len(manifest.controllers), "store": manifest.store}
+    there: dict[str, Any] = {"ctrl_peers": len(manifest.controllers), "store": manifest.store}
     there["groups"] = sum(gid > 0 and group.active for gid, group in manifest.groups.items())
+    there["lease_reads"] = manifest.lease_reads
     there["replicas"] = max(len(group.addresses) for gid, group in manifest.groups.items() if gid)
     for option, value in there.items():
         asked = click.get_current_context().params[option]
         if _given(option) and asked != value:
-            name = f"--{option.replace('_', '-')}"
-            fail(f"{name} {asked}: the cluster in {folder} was made with {value}, and `up` does not change it", USAGE)
+            name = f"--{option.replace('_', '-')}" + (f" {asked}" if asked is not True else "")
+            made = f"with {value}" if value is not False else "without"
+            fail(f"{name}: the cluster in {folder} was made {made}, and `up` does not change it", USAGE)
 
 
 @click.command()

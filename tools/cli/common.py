@@ -49,7 +49,7 @@ def one_line_errors() -> Iterator[None]:
     from raftlog.net.base import NetworkError
     from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
     from store.engine import StoreError
-    from tools.cluster import ClusterError, UnknownPeer
+    from tools.cluster import ClusterError, WrongCall
     from tools.processes import ProcessError
     from tools.settings import SettingsError
 
@@ -59,7 +59,7 @@ def one_line_errors() -> Iterator[None]:
         match leaf := _leaf(error):
             case NoKey() | VersionMismatch():
                 code = NEGATIVE
-            case Refused() | CodecError() | SettingsError() | UnknownPeer():
+            case Refused() | CodecError() | SettingsError() | WrongCall():
                 code = USAGE
             case Maybe():
                 code = MAYBE
@@ -71,11 +71,18 @@ def one_line_errors() -> Iterator[None]:
                 raise
         if isinstance(leaf, BrokenPipeError):
             raise leaf from error
-        raise Failure(f"{'it may have happened or not: ' if code == MAYBE else ''}{leaf}", code) from error
+        raise Failure(f"{'it may have happened or not: ' if code == MAYBE else ''}{_words(leaf)}", code) from error
 
 
 def _leaf(error: BaseException) -> BaseException:
     return _leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _words(error: BaseException) -> str:
+    """What went wrong, for people."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:

@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 def _with_clerk(folder: Path, connect: str | None, deadline: float | None, work: Callable[[Clerk], Awaitable[T]]) -> T:
     """Run `work` with a clerk of the cluster."""
-    _, controllers = seeds_of(folder, connect)
+    cluster, controllers = seeds_of(folder, connect)
 
     async def go() -> T:
         import shardkv
 
-        async with shardkv.connect(controllers, deadline_s=deadline or DEADLINE_S) as kv:
+        async with shardkv.connect(controllers, deadline_s=deadline or DEADLINE_S, cluster=cluster) as kv:
             return await work(kv)
 
     return run(go)

@@ -21,28 +21,29 @@ PUBLISHED = {3: ("32.4", "9007", "4.8-5.0", "1335-1347"), 5: ("51.2", "9580", "4
 @click.option("--peers", type=click.Choice(["3", "5", "7"]), help="Controller peers; without it 3 and then 5.")
 @click.option("--store", type=click.Choice(["kvraft", "kvsrv"]), default="kvraft", show_default=True)
 @click.option("--down", type=click.Choice(["follower", "leader"]), default="follower", show_default=True)
+@click.option("--lease-reads", is_flag=True, help="Leaders answer gets under their lease, without asking the others.")
 @click.option("--keep", is_flag=True, help="Keep the directory of a run that passed, too.")
 @json_option
-def demo(peers: str | None, store: str, down: str, keep: bool, as_json: bool) -> None:
+def demo(peers: str | None, store: str, down: str, lease_reads: bool, keep: bool, as_json: bool) -> None:
     """Watch the controller group lose a peer (kill -9), go on, and get it back from its own disk.
 
     The scenario TestRaftPeerDown5D on real processes and real disks, in a temporary directory.
 
     \b
     Example: shardkv demo --peers 3 --down leader
-    --json: one object per run: passed peers store down seconds rpcs ops query_seconds recovered startup_seconds
+    --json: one object per run: passed peers store down lease_reads seconds rpcs ops query_seconds recovered startup_seconds
     recovery_seconds total_seconds killed findings error. Exit code 1 if a run did not pass.
     """
     if store == "kvsrv" and peers is not None:
         fail("--peers goes with --store kvraft: a kvsrv is one server", 2)
     counts = [1] if store == "kvsrv" else [int(peers)] if peers else [3, 5]
-    outcomes = [_one(count, store, down, keep, as_json) for count in counts]
+    outcomes = [_one(count, store, down, lease_reads, keep, as_json) for count in counts]
     if not as_json:
         _table(outcomes)
     sys.exit(0 if all(outcome["passed"] for outcome in outcomes) else NEGATIVE)
 
 
-def _one(peers: int, store: str, down: str, keep: bool, as_json: bool) -> dict[str, Any]:
+def _one(peers: int, store: str, down: str, lease_reads: bool, keep: bool, as_json: bool) -> dict[str, Any]:
     from tools.demo import run_demo
 
     folder = Path(tempfile.mkdtemp(prefix="shardkv-demo-"))
@@ -54,7 +55,8 @@ def _one(peers: int, store: str, down: str, keep: bool, as_json: bool) -> dict[s
 
     if not as_json:
         click.echo(f"Test (5D): Config with one peer down, {down} of {peers} {store} (real processes, real disks)...")
-    outcome = asdict(run(lambda: run_demo(folder / "cluster", peers=peers, store=store, down=down, tell=tell)))
+    how: dict[str, Any] = {"peers": peers, "store": store, "down": down, "lease_reads": lease_reads, "tell": tell}
+    outcome = asdict(run(lambda: run_demo(folder / "cluster", **how)))
     if outcome["passed"] and not keep:
         shutil.rmtree(folder, ignore_errors=True)
     if as_json:

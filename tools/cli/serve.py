@@ -24,10 +24,17 @@ from tools.cli.common import USAGE, fail, json_option, one_line_errors, put_out
     help="The peers of a shard group; once for each group. They are numbered from 1 in this order.",
 )
 @click.option("--store", type=click.Choice(["kvraft", "kvsrv"]), default="kvraft", show_default=True)
+@click.option("--lease-reads", is_flag=True, help="Leaders answer gets under their lease.")
 @click.option("--insecure", is_flag=True, help="Allow addresses other than loopback: there is no TLS yet.")
 @json_option
 def init(
-    folder: Path, controllers: tuple[str, ...], groups: tuple[str, ...], store: str, insecure: bool, as_json: bool
+    folder: Path,
+    controllers: tuple[str, ...],
+    groups: tuple[str, ...],
+    store: str,
+    lease_reads: bool,
+    insecure: bool,
+    as_json: bool,
 ) -> None:
     """Write one TOML file per peer, with a common cluster id, and cluster.toml for the clients, into --out.
 
@@ -54,7 +61,7 @@ def init(
         fail(f"{twice} is the address of two peers", USAGE)
     if store == "kvsrv" and len(specs[0].addresses) != 1:
         fail(f"--ctrl: a kvsrv is one server, not {len(specs[0].addresses)}", USAGE)
-    manifest = Manifest(new_cluster_id(), specs, store=store, local=False, insecure=insecure)
+    manifest = Manifest(new_cluster_id(), specs, store=store, local=False, insecure=insecure, lease_reads=lease_reads)
     with one_line_errors():
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / FILE).exists():
