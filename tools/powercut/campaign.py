@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from tools.powercut.disk import Choice, Disk, Tree
-from tools.powercut.events import Recording, Step
+from tools.powercut.events import Mark, Recording, Step, Talk
 from tools.powercut.recovering import Recoverers, Task, recoverers
 from tools.powercut.states import Survivors, planned
 
@@ -28,6 +28,10 @@ class Witness(Protocol):
 
     def owed(self) -> dict[str, Any]:
         """What a recovery after a crash now must show; for the check, as JSON."""
+        ...
+
+    def covered(self) -> dict[str, int]:
+        """How often the recorded program did what, for people."""
         ...
 
 
@@ -57,7 +61,8 @@ class Failure:
 
 @dataclass(slots=True)
 class Report:
-    """How a campaign went. `distinct` counts states by their contents, `recovered` also by what was owed, `kinds` by kind."""
+    """How a campaign went. `distinct` counts states by their contents, `recovered` also by what was owed, `kinds` by kind.
+    `covered` is what the program did."""
 
     target: str
     seed: int
@@ -66,6 +71,7 @@ class Report:
     distinct: int = 0
     recovered: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
+    covered: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -87,8 +93,9 @@ def campaign(
     how many there were so far."""
     began = monotonic()
     recording = recorded.recording
-    plan = planned(recording, seed)
-    report = Report(recorded.target, seed, len(recording.steps), len(plan))
+    covered, stakes = _along(recorded)
+    plan = planned(recording, seed, stakes)
+    report = Report(recorded.target, seed, len(recording.steps), len(plan), covered=covered)
     seen: set[tuple[str, str]] = set()
     contents: set[str] = set()
     left = iter(plan)
@@ -100,6 +107,22 @@ def campaign(
     report.failures.sort(key=lambda failure: Survivors.parse(failure.state))
     report.seconds = round(monotonic() - began, 2)
     return report
+
+
+def _along(recorded: Recorded) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """What the program did, and the cuts at which something new is owed, by what."""
+    witness = recorded.make_witness()
+    before = witness.owed()
+    stakes: dict[str, list[int]] = {}
+    for cut, step in enumerate(recorded.recording.steps, 1):
+        witness.take(step)
+        if isinstance(step.action, Mark | Talk):
+            owed = witness.owed()
+            for name in owed:
+                if owed[name] != before[name]:
+                    stakes.setdefault(name, []).append(cut)
+            before = owed
+    return witness.covered(), stakes
 
 
 def one_state(recorded: Recorded, *, seed: int, state: Survivors, keep: Path | None = None) -> Report:

@@ -17,10 +17,20 @@ Check = Callable[[Path, dict[str, Any]], list[str]]
 
 
 def checker(target: str, setup: dict[str, Any]) -> Check:
-    """What judges the states of a target."""
-    from tools.powercut.store_check import check
+    """What judges the states of a target. A bug that was planted in the program is in what recovers, too: it is the program
+    that is started again."""
+    if setup.get("planted"):
+        from tools.mutants.planting import plant
+        from tools.powercut.planted import PLANTED
 
-    return lambda root, owed: check(root, owed, setup["seed"])
+        plant(PLANTED[setup["planted"]])
+    if target == "store":
+        from tools.powercut import store_check
+
+        return lambda root, owed: store_check.check(root, owed, setup["seed"])
+    from tools.powercut import peer_check
+
+    return lambda root, owed: peer_check.check(root, owed, setup)
 
 
 def main(target: str, setup: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.mutants.catalogue import MUTANTS
 from tools.mutants.planting import Edit, Mutant
 
 _ENGINE = "store.lmdb_engine"
@@ -58,6 +59,21 @@ STORE = (
     ),
 )
 
-PLANTED: dict[str, Mutant] = {mutant.name: mutant for mutant in STORE}
-TARGET_OF = dict.fromkeys((mutant.name for mutant in STORE), "store")
-"""Which program shows each."""
+PEER = tuple(
+    MUTANTS[name]
+    for name in (
+        "vote-before-its-save",
+        "candidacy-before-its-save",
+        "acknowledged-before-its-save",
+        "purge-past-the-durable-applied",
+        "purge-without-its-base",
+        "intent-dropped-at-start",
+    )
+)
+"""Bugs of the catalogue that only a crash shows."""
+
+PLANTED: dict[str, Mutant] = {mutant.name: mutant for mutant in (*STORE, *PEER)}
+TARGET_OF = dict.fromkeys((mutant.name for mutant in STORE), "store") | dict.fromkeys(
+    (mutant.name for mutant in PEER), "peer"
+)
+"""Which program shows each. (A peer has a store, and shows those of the store, too.)"""

@@ -315,7 +315,7 @@ class _Watcher:
 
     def _on_recvfrom(self, call: Call) -> list[Action]:
         opened = self._open.get(call.descriptor())
-        if opened is None or opened.socket is None:
+        if opened is None or opened.socket is None or not call.result:
             return []
         return [Talk(opened.socket, False, b"".join(call.strings())[: call.result])]
 

@@ -16,7 +16,7 @@ something is acknowledged.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from random import Random
@@ -121,14 +121,20 @@ def _around(cut: int, disk: Disk) -> Iterator[Survivors]:
         yield from (Survivors(cut, "mixed", number) for number in range(MIXED_PER_CUT))
 
 
-def planned(recording: Recording, seed: int) -> list[Survivors]:
+def planned(recording: Recording, seed: int, stakes: Mapping[str, Sequence[int]] | None = None) -> list[Survivors]:
     """All candidates, those to be looked at first in front: by turns one of each kind, but `PREFIXES_PER_TURN` prefixes, as
-    the seed draws them. So a campaign that is long enough has every prefix, and a short one has some of each."""
+    the seed draws them. So a campaign that is long enough has every prefix, and a short one has some of each. `stakes` are
+    the cuts at which something more is owed, by what: of each one comes in every turn, too, with all and with nothing."""
     kinds: dict[str, list[Survivors]] = {}
     for one in candidates(recording):
         kinds.setdefault(one.kind, []).append(one)
     rng = Random(seed)
     drawn = {kind: rng.sample(kinds[kind], len(kinds[kind])) for kind in sorted(kinds)}
-    prefixes = drawn.pop("all", [])
-    queues = [*(prefixes[at::PREFIXES_PER_TURN] for at in range(PREFIXES_PER_TURN)), *drawn.values()]
-    return [one for turn in zip_longest(*queues) for one in turn if one is not None]
+    prefixes = drawn.get("all", [])
+    queues = [prefixes[at::PREFIXES_PER_TURN] for at in range(PREFIXES_PER_TURN)]
+    queues += [drawn[kind] for kind in drawn if kind != "all"]
+    for name in sorted(stakes or {}):
+        cuts = set((stakes or {})[name])
+        found = [one for kind in ("all", "none") for one in drawn.get(kind, []) if one.cut in cuts]
+        queues.append(rng.sample(found, len(found)))
+    return list(dict.fromkeys(one for turn in zip_longest(*queues) for one in turn if one is not None))

@@ -36,6 +36,10 @@ class StoreWitness:
         """A value of its own."""
         return dict(self._owed)
 
+    def covered(self) -> dict[str, int]:
+        """How many commits were acknowledged."""
+        return {"commits": int(self._owed["acknowledged"])}
+
 
 @cache
 def _expected(seed: int) -> list[Rows]:

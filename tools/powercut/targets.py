@@ -13,11 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from tools.powercut.campaign import Recorded, Witness
+from tools.powercut.peer_drive import RECORDED, drive
+from tools.powercut.peer_load import GID
+from tools.powercut.peer_witness import PeerWitness
 from tools.powercut.recording import MARKS_FILE, read_recording, record
 from tools.powercut.store_check import StoreWitness
 
-STATES = {"store": 2500}
+STATES = {"store": 2500, "peer": 1000}
 """How many different states a campaign looks at, unless told otherwise."""
 ROOT_NAME = "disk"
 ABOUT, TRACE = "recording.json", "trace"
@@ -37,7 +42,12 @@ def read(folder: Path) -> Recorded:
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     recording = read_recording(folder / TRACE, Path(about["root"]), Path(about["root"]).parent / MARKS_FILE)
     return Recorded(
-        about["target"], about["seed"], about["planted"], recording, _WITNESSES[about["target"]], about["setup"]
+        about["target"],
+        about["seed"],
+        about["planted"],
+        recording,
+        _WITNESSES[about["target"]],
+        {**about["setup"], "planted": about["planted"]},
     )
 
 
@@ -50,5 +60,15 @@ def _store(folder: Path, seed: int, planted: str) -> dict[str, Any]:
     return {"root": str(root), "setup": {"seed": seed}}
 
 
-_MAKERS: dict[str, Callable[[Path, int, str], dict[str, Any]]] = {"store": _store}
-_WITNESSES: dict[str, Callable[[], Witness]] = {"store": StoreWitness}
+def _peer(folder: Path, seed: int, planted: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="powercut-") as working:
+        others = Path(working).resolve()
+        root = others / ROOT_NAME
+        root.mkdir()
+        ports, numbers = trio.run(drive, others, root, others / MARKS_FILE, folder / TRACE, seed, planted)
+    name = f"server-{GID}-{RECORDED}"
+    return {"root": str(root), "setup": {"name": name, "peer": RECORDED, "ports": ports, "numbers": numbers}}
+
+
+_MAKERS: dict[str, Callable[[Path, int, str], dict[str, Any]]] = {"store": _store, "peer": _peer}
+_WITNESSES: dict[str, Callable[[], Witness]] = {"store": StoreWitness, "peer": lambda: PeerWitness(RECORDED)}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from store.lmdb_engine import LmdbEngine
 from tools.cli.main import cli
 from tools.powercut.disk import Contents, Tree
-from tools.powercut.planted import PLANTED
+from tools.powercut.planted import STORE
 from tools.powercut.recovering import Recoverers, Task, recoverers
 from tools.powercut.store_check import check
 from tools.powercut.store_load import TABLES, WHERE, apply, contents, fill, script, stamp
@@ -95,7 +95,7 @@ class TestWithStrace:
         assert code == 0, report["failures"][:3]
         assert report["distinct"] >= 400 and set(report["kinds"]) == {"all", "none", "lost", "only", "torn", "mixed"}
 
-    @pytest.mark.parametrize("bug", list(PLANTED))
+    @pytest.mark.parametrize("bug", [mutant.name for mutant in STORE])
     def test_a_planted_bug_is_found(self, bug: str, tmp_path: Path) -> None:
         code, (report,) = powercut("--plant", bug, "--states", "120", "--keep", str(tmp_path / "kept"))
         assert code == 1 and report["planted"] == bug
