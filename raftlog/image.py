@@ -1,10 +1,11 @@
 """Images of the state machine for a peer that is behind the purge base (section 7).
 
 The sender (`image_sender`) reads one snapshot of its live slot in pieces of bounded size; a piece is found again from
-where it began, so any piece can be sent again while the snapshot is open. An image's name is (sender's incarnation,
-applied position); a transfer goes on where it stopped, within one name only. The receiver stages pieces in small
-transactions in the slot that is not live, checks the state hash against the sender's, and installs in the steps of
-`raftlog.durable`.
+where it began, so any piece can be sent again while the snapshot is open. An image's name is (a number for the sender's
+disk and the commit that the snapshot sees, applied position); a transfer goes on where it stopped, within one name only.
+The position alone would not do: background work removes rows between two snapshots of one position, and then a piece of
+the one does not end where the next piece of the other begins. The receiver stages pieces in small transactions in the
+slot that is not live, checks the state hash against the sender's, and installs in the steps of `raftlog.durable`.
 
 A piece's data is CBOR `[state hash, [[table, key, payload], ...]]`. At most one image goes out and one comes in
 at a time; each piece is acknowledged before the next is sent.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from raftlog.codec import CodecError, array, dumps, loads
@@ -22,8 +24,9 @@ from raftlog.machine import StateMachine
 from raftlog.messages import Envelope, ImageChunk
 from raftlog.slots import SlotEngine, SlotReadTxn
 from raftlog.types import LogId, Membership, PeerId
-from store.engine import ReadTxn, Writer, WriteTxn
+from store.engine import Snapshot, Writer, WriteTxn
 from store.failpoints import step
+from store.keys import u64
 
 PIECE_BYTES = 256 << 10
 """A piece is closed once it holds this many bytes of rows."""
@@ -40,12 +43,15 @@ ImageName = tuple[int, LogId]
 
 
 class ImageReader:
-    """One snapshot in pieces. `txn` is an open read transaction on state/; whoever opened it closes it."""
+    """One snapshot in pieces. `txn` is an open read transaction on state/ of the disk that `incarnation` names; whoever
+    opened it closes it."""
 
-    def __init__(self, txn: ReadTxn, tables: Sequence[str]) -> None:
+    def __init__(self, txn: Snapshot, tables: Sequence[str], incarnation: int) -> None:
         self.tables = tables
         self.starts: list[tuple[int, bytes]] = [(0, b"")]  # where each piece begins: (number of the table, key)
         self.at, self.membership, self.state_hash = read_applied(txn)
+        content = blake2b(u64(incarnation) + u64(txn.number), digest_size=8)
+        self.name: ImageName = (int.from_bytes(content.digest(), "big") >> 1, self.at)
         slot = read_slot(txn)
         self._view = SlotReadTxn(txn, {t: f"{t}@{slot}" for t in tables})
 

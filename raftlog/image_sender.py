@@ -49,8 +49,8 @@ class ImageSender:
         try:
             await node.flushed()
             with node.rsm.writer.engine.read() as txn:
-                reader = ImageReader(txn, node.rsm.machine.tables)
-                self._name = (node.incarnation, reader.at)
+                reader = ImageReader(txn, node.rsm.machine.tables, node.incarnation)
+                self._name = reader.name
                 self.pin = reader.at.index
                 await self._send_pieces(peer, reader)
         finally:

@@ -96,8 +96,9 @@ class TransferNow:
 class ImageChunk:
     """One piece of an image of the state machine for a peer behind the purge base (section 7).
 
-    `image` names it: (sender's incarnation, applied position); pieces of one name are interchangeable, so a transfer is
-    resumed. `number` counts pieces from 0; `last` marks the final one. `data` is opaque here, `crc` its CRC-32.
+    `image` names it: (a number for the sender's disk and commit, applied position); pieces of one name are
+    interchangeable, so a transfer is resumed. `number` counts pieces from 0; `last` marks the final one. `data` is
+    opaque here, `crc` its CRC-32.
     """
 
     term: int

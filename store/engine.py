@@ -73,6 +73,15 @@ class ReadTxn(Protocol):
         ...
 
 
+class Snapshot(ReadTxn, Protocol):
+    """What an engine's own read transaction is."""
+
+    @property
+    def number(self) -> int:
+        """Of the commit that it sees. Equal numbers of one environment mean equal contents, for good."""
+        ...
+
+
 class WriteTxn(ReadTxn, Protocol):
     """A transaction that also writes; its own writes are visible to its reads."""
 
@@ -107,7 +116,7 @@ class Engine(Protocol):
 
     tables: tuple[str, ...]
 
-    def read(self) -> AbstractContextManager[ReadTxn]:
+    def read(self) -> AbstractContextManager[Snapshot]:
         """A snapshot of the latest commit. Several may be open at once, beside a write transaction."""
         ...
 

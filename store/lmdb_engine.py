@@ -36,7 +36,7 @@ from store.engine import (
     CorruptRecord,
     EngineInfo,
     Fenced,
-    ReadTxn,
+    Snapshot,
     StoreError,
     WriteTxn,
 )
@@ -112,6 +112,11 @@ class _Txn:
         except KeyError:
             raise self._no_table(table) from None
 
+    @property
+    def number(self) -> int:
+        """See `Snapshot.number`."""
+        return int(self._txn.id())
+
     def end(self) -> None:
         """Every further call raises `StoreError`."""
         self._dbs = _ENDED
@@ -152,14 +157,11 @@ class _Txn:
 
     def last(self, table: str, start: bytes = b"", stop: bytes | None = None) -> tuple[bytes, bytes] | None:
         """See `ReadTxn.last`."""
-        cursor = self._txn.cursor(self._db(table))
-        try:
+        with self._txn.cursor(self._db(table)) as cursor:
             if not _seek_below(cursor, stop):
                 return None
             key, record = cursor.item()
             return None if key < start else (key, open_record(table, key, record))
-        finally:
-            cursor.close()
 
 
 class _WriteTxn(_Txn):
@@ -180,8 +182,7 @@ class _WriteTxn(_Txn):
 
     def delete_range(self, table: str, start: bytes, stop: bytes | None, *, limit: int | None = None) -> int:
         """See `WriteTxn.delete_range`."""
-        cursor = self._txn.cursor(self._db(table))
-        try:
+        with self._txn.cursor(self._db(table)) as cursor:
             found = _seek(cursor, start)
             count = 0
             while found and (limit is None or count < limit):
@@ -190,8 +191,6 @@ class _WriteTxn(_Txn):
                 found = cursor.delete() and bool(cursor.key())  # it stands on the next one then
                 count += 1
             return count
-        finally:
-            cursor.close()
 
 
 class LmdbEngine:
@@ -314,7 +313,7 @@ class LmdbEngine:
             return self._env.begin(buffers=False)
 
     @contextmanager
-    def read(self) -> Iterator[ReadTxn]:
+    def read(self) -> Iterator[Snapshot]:
         """See `Engine.read`. `StoreError` when the table of readers is full."""
         self._check()
         try:
@@ -402,9 +401,8 @@ class LmdbEngine:
 
     def last_txnid(self) -> int:
         """The number of the latest commit, by a read transaction that ends at once."""
-        self._check()
-        with self._env.begin() as txn:
-            return int(txn.id())
+        with self.read() as txn:
+            return txn.number
 
     def salvage(self, table: str) -> Iterator[tuple[bytes, bytes | None]]:
         """(key, payload, or None if the record fails its check) as far as the table can be walked. Raises `StoreError`

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from store.engine import MAX_KEY_BYTES, EngineInfo, Fenced, ReadTxn, StoreError, WriteTxn
+from store.engine import MAX_KEY_BYTES, EngineInfo, Fenced, Snapshot, StoreError, WriteTxn
 from store.layers import Item, Layer
 from store.records import open_record, seal
 
@@ -126,7 +126,8 @@ class MemoryDisk:
 class MemoryReadTxn:
     """A snapshot: the committed tables, with what was replaced since in the layers."""
 
-    def __init__(self, tables: dict[str, MemoryTable]) -> None:
+    def __init__(self, tables: dict[str, MemoryTable], number: int) -> None:
+        self.number = number
         self._tables = tables
         self._layers: dict[str, Layer] = {}
         self._over: Over | None = None
@@ -221,7 +222,7 @@ class MemoryWriteTxn(MemoryReadTxn):
     """Its layers hold the pending writes, already sealed."""
 
     def __init__(self, tables: dict[str, MemoryTable], based_on: int) -> None:
-        super().__init__(tables)
+        super().__init__(tables, based_on)
         self.based_on = based_on
 
     @property
@@ -288,10 +289,10 @@ class MemoryEngine:
             raise self._over.error()
 
     @contextmanager
-    def read(self) -> Iterator[ReadTxn]:
+    def read(self) -> Iterator[Snapshot]:
         """See `Engine.read`."""
         self._check()
-        txn = MemoryReadTxn(dict(self.disk.tables))
+        txn = MemoryReadTxn(dict(self.disk.tables), self.disk.last_txnid)
         self._readers.append(txn)
         self.disk.readers.append(txn)
         try:

@@ -319,5 +319,13 @@ def test_info_counts(engine: Engine) -> None:
     assert after.page_size_bytes >= 4096
 
 
+def test_a_snapshot_tells_the_number_of_the_commit_that_it_sees(engine: Engine) -> None:
+    with engine.read() as before:
+        put(engine, "a", (b"k", b"v"))
+        with engine.read() as after, engine.read() as again:
+            assert before.number < after.number == again.number == engine.info().last_txnid
+        assert before.get("a", b"k") is None
+
+
 def test_an_engine_tells_its_tables(engine: Engine) -> None:
     assert engine.tables == ("meta", "a", "b")

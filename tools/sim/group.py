@@ -182,7 +182,7 @@ class SimGroup:
             rsm,
             log,
             transport,
-            incarnation=1,
+            incarnation=peer + 1,
             clock=clock,
             wall_ms=world.wall_ms,
             fatal=fatal,
