@@ -159,6 +159,20 @@ class ImageReceiver:
         else:
             self.host.reply(envelope.sender, chunk.image, self.wanted)
 
+    def sweep(self) -> None:
+        """At a start and after an installation: remove what is in the slot that is not live, the beginning of an image that
+        never came to its end or the state before one. Pieces that come meanwhile are sent again."""
+        spare = self._spare_slot()
+        with spare.read() as txn:
+            if all(txn.last(table) is None for table in self.machine.tables):
+                return
+        self.busy = True
+
+        def swept() -> None:
+            self.busy = False
+
+        clear_slot(self.state, self.machine.tables, spare.slot, swept)
+
     def _spare_slot(self) -> SlotEngine:
         with self.state.engine.read() as txn:
             live = read_slot(txn)
@@ -215,6 +229,7 @@ class ImageReceiver:
             self.busy, self.name = False, None
             self.host.finish_install(at, membership)
             self.host.reply(sender, name, chunk.number + 1, installed=True)
+            self.sweep()
 
         def reset(_: Any) -> None:
             self.log.submit(lambda txn: write_reset(txn, at, membership), acknowledge, RESET)

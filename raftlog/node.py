@@ -242,6 +242,7 @@ class Node:
         """Until `stop`, or for ever. A cancelled node leaves its writers and files to whoever made them."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._images_in.sweep()
             await self._live()
             nursery.cancel_scope.cancel()
 
@@ -330,8 +331,7 @@ class Node:
             self._send_image_to(peer)
 
     def _note(self, events: Sequence[Event]) -> None:
-        time_ms = self.wall_ms()
-        boot = self.core.state.boot
+        time_ms, boot = self.wall_ms(), self.core.state.boot
         self._journal.extend(JournalRecord(time_ms, boot, e.name, e.term, e.peer) for e in events)
         del self._journal[:-256]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import trio
 
+from raftlog.durable import read_slot
 from raftlog.messages import ImageChunk
 from raftlog.net.frames import decode_messages
 from raftlog.node import NodeLimits
@@ -13,7 +14,9 @@ from shardkv.commands import EMPTY_SUMMARY, Command, DeleteShard, Freeze, Instal
 from shardkv.config import shard_of
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
+from shardkv.kvmachine import KvMachine
 from store.engine import WriteTxn
+from store.memory_engine import MemoryEngine
 from tools.sim.group import SimGroup, server_name
 from tools.sim.world import World, simulate
 
@@ -98,3 +101,62 @@ def test_an_image_is_not_resumed_in_a_snapshot_from_which_rows_were_removed_mean
         assert len(rows[0]) == 60 and rows[0] == rows[1] == rows[2], f"{[len(found) for found in rows]} rows"
 
     simulate(body, seed=4)
+
+
+def spare_rows(world: World, name: str) -> int:
+    """How many records the slot that is not live holds on the disk of a peer."""
+    with MemoryEngine(world.disks[name, "state"]).read() as txn:
+        spare = 1 - read_slot(txn)
+        return sum(len(list(txn.scan(f"{table}@{spare}"))) for table in KvMachine.tables)
+
+
+def test_what_an_image_replaces_and_what_is_left_of_one_does_not_stay_on_the_disk() -> None:
+    """A peer that was behind holds its state once, not twice: the state before an image goes after it, the pieces of a
+    transfer that ended with the peer go when it starts."""
+
+    async def body(world: World) -> None:
+        group = SimGroup(world, 0, 3, KvMachine, limits=LIMITS)
+        group.start()
+        leader = await group.wait_leader()
+        late = (leader + 1) % 3
+        behind, names = server_name(0, late), list(group.names.values())
+        clerk = GroupClerk(world.net.rpc(world.host("client")), 0, group.addresses, rng=world.rng("client"))
+        pieces: list[int] = []
+        watch_chunks(world, behind, lambda chunk: pieces.append(chunk.number))
+
+        async def fall_behind() -> None:
+            world.net.isolate(behind, names)
+            for number in range(40):
+                await do(clerk, Put(b"%d" % number, bytes(40_000)))
+            await trio.sleep(1.0)
+
+        async def until_caught_up() -> None:
+            with trio.fail_after(20):
+                while group.peers[late].node.rsm.applied != group.peers[leader].node.rsm.applied:
+                    await trio.sleep(0.05)
+            await trio.sleep(0.5)
+
+        await fall_behind()
+        world.net.rejoin(behind)
+        await until_caught_up()
+        await fall_behind()
+        world.net.rejoin(behind)
+        await until_caught_up()
+        assert pieces and spare_rows(world, behind) == 0, "the state before the image"
+
+        await fall_behind()
+        pieces.clear()
+        world.net.rejoin(behind)
+        with trio.fail_after(20):
+            while not spare_rows(world, behind):
+                await trio.sleep(0.001)
+        group.crash(late)
+        world.net.isolate(behind, names)
+        assert spare_rows(world, behind) > 0, "it died in the middle of an image"
+        group.start(late)
+        await trio.sleep(1.0)
+        assert spare_rows(world, behind) == 0, "the pieces of an image that was never finished"
+        world.net.rejoin(behind)
+        await until_caught_up()
+
+    simulate(body, seed=5)
