@@ -78,7 +78,7 @@ class Write:
         try:
             reply = decode_reply(attempt.reply, ok_fields(self.command))
         except CodecError as error:
-            raise Refused(f"group {group.gid} speaks another format: {error}") from error
+            raise Maybe(f"it was sent, and group {group.gid} answered in another format: {error}") from error
         if self.session is not None:
             self.session.seen(reply.tick)
         if reply.code is Code.SESSION_EXPIRED and self.session is not None:

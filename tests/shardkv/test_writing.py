@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
 import trio
 
+from raftlog.net.base import Request
 from raftlog.net.sim import NetConditions
 from shardkv.errors import Maybe, NoKey, Unavailable
 from shardkv.kv_clerk import KvClerk
@@ -122,5 +124,19 @@ def test_no_space_after_a_lost_try_is_no_promise() -> None:
         with pytest.raises(Maybe, match="an earlier try"):
             await clerk.put("k", b"second")
         assert await clerk.get("k") == (b"second", 2)
+
+    simulate(body)
+
+
+def test_a_write_whose_reply_is_of_another_format_may_have_happened() -> None:
+    async def body(world: World) -> None:
+        def answer(requests: Sequence[Request]) -> None:
+            for request in requests:
+                request.reply([99, "a code of times to come"])
+
+        world.host("later").requests = answer
+        clerk = KvClerk(world.net.rpc(world.host("client")), ["later"], rng=world.rng("client"))
+        with pytest.raises(Maybe, match="another format"):
+            await clerk.put("k", b"v")
 
     simulate(body)
