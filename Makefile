@@ -6,8 +6,8 @@ PY := .venv/bin/python
 SHARDKV := .venv/bin/shardkv
 
 # Debian packages that only the tests marked `system` use, and the programs that those look for.
-SYSTEM_PACKAGES := strace chromium etcd-server wrk
-SYSTEM_PROGRAMS := strace chromium etcd wrk
+SYSTEM_PACKAGES := strace chromium etcd-server wrk fuse3 faketime
+SYSTEM_PROGRAMS := strace chromium etcd wrk fusermount3 faketime
 
 # How many tests at a time; those with real processes keep to one of the workers.
 WORKERS ?= 2
@@ -20,7 +20,7 @@ SEEDS ?= 40
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-system check lint types smoke simulate scenarios mutants format clean
+.PHONY: help setup demo test test-system check lint types smoke simulate scenarios mutants chaos format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ scenarios: setup ## Play the labs' tests by name, all of them in all variants
 
 mutants: setup ## Plant every known bug in turn, and see what finds it (half an hour)
 	$(SHARDKV) mutants
+
+chaos: setup ## Torment a real cluster for five minutes, and judge what it did
+	$(SHARDKV) chaos --minutes 5 --report chaos-report-$$(date +%Y%m%d-%H%M%S)
 
 format: setup ## Rewrite the code in the house format
 	$(PY) -m ruff format .

@@ -186,6 +186,9 @@ class LocalCluster:
             raise ClusterError(
                 f"{self.folder}: there are peers' files and no cluster.toml: put it back, or use another"
             )
+        return self._planned(layout)
+
+    def _planned(self, layout: Layout) -> Manifest:
         sizes = {0: layout.ctrl_peers, **dict.fromkeys(range(1, layout.groups + 1), layout.replicas)}
         ports = iter(free_ports(sum(sizes.values())))
         groups = {

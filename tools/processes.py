@@ -49,6 +49,8 @@ class PeerProcess:
     """Set if this process is the launcher, which then has to reap it."""
     log_start: int = field(default=0)
     """Where in the log file the latest start begins, in bytes."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that its next start gets beside ours."""
 
     @property
     def pid_file(self) -> Path:
@@ -85,7 +87,7 @@ class PeerProcess:
                     stderr=log,
                     pass_fds=(lock,),
                     start_new_session=True,
-                    env=child_environment(),
+                    env={**child_environment(), **self.environment},
                 )
             write_pid(lock, self.child.pid)
         finally:

@@ -31,6 +31,7 @@ COMMANDS = {
     "simulate": ("simulate:simulate", "Clusters with faults in virtual time, from seeds; everything is checked."),
     "mutants": ("mutants:mutants", "Plant known bugs in our own code, and see what finds them."),
     "powercut": ("powercut:powercut", "Recover every state that a power cut may leave, from a recording."),
+    "chaos": ("chaos:chaos", "Torment a cluster of real processes under load, and judge it."),
     "init": ("serve:init", "Write the files of a cluster whose peers run on several machines."),
     "serve": ("serve:serve", "Run one peer."),
     "failpoints": ("failpoints:failpoints", "Kill, fail or delay a peer at a named place, for tests."),
