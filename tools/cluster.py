@@ -263,22 +263,27 @@ class LocalCluster:
         leaders: dict[int, str] = {}
         starting = set(report.started)
         while True:
-            for name in report.started:
-                process = self.process(name)
-                if name in starting and process.event("listening") is not None:
-                    starting.discard(name)
-                elif name not in report.troubles and not process.is_running():
-                    report.troubles[name] = f"{name}: {process.last_words().removeprefix(f'{name}: ')}"
-                    starting.discard(name)
+            self._note_started(report, starting)
             for gid in gids:
                 if gid not in leaders and (leader := await self._leader_of(rpc, manifest, gid)) is not None:
                     leaders[gid] = leader
                     self.tell(f"group {gid}: {leader} leads")
                 elif gid not in leaders and 2 * len(self.running(gid)) <= len(manifest.groups[gid].addresses):
+                    self._note_started(report, starting)
                     raise ClusterError(_not_usable(f"group {gid} has too few peers", report))
             if not starting and len(leaders) == len(gids):
                 return leaders
             await trio.sleep(ASK_AGAIN_S)
+
+    def _note_started(self, report: UpReport, starting: set[str]) -> None:
+        """Take out of `starting` who listens or has ended; why those ended goes into the report."""
+        for name in report.started:
+            process = self.process(name)
+            if name in starting and process.event("listening") is not None:
+                starting.discard(name)
+            if name not in report.troubles and not process.is_running():
+                report.troubles[name] = f"{name}: {process.last_words().removeprefix(f'{name}: ')}"
+                starting.discard(name)
 
     async def _leader_of(self, rpc: RpcClient, manifest: Manifest, gid: int) -> str | None:
         addresses = dict(zip(manifest.names(gid), manifest.groups[gid].addresses, strict=True))

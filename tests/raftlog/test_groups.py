@@ -9,13 +9,14 @@ import sys
 import pytest
 import trio
 
+from raftlog.durable import read_slot
 from raftlog.messages import ImageChunk
 from raftlog.net.frames import decode_messages
 from raftlog.node import NodeLimits
 from shardkv.errors import Unavailable
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import KvMachine
-from tools.sim.group import SimGroup, server_name
+from tools.sim.group import SimGroup, SimPeer, server_name
 from tools.sim.world import World, simulate
 
 
@@ -99,7 +100,7 @@ def test_leadership_is_handed_over_without_an_election_timeout() -> None:
 
 def test_an_image_goes_on_where_it_was_cut_off() -> None:
     """The follower is behind the purge base; the link breaks in the middle of the image, longer than the sender is
-    patient; afterwards the pieces that had come are not sent again."""
+    patient; afterwards the pieces that had come are not sent again. The state before the image is removed."""
 
     async def body(world: World) -> None:
         limits = NodeLimits(log_bytes=200_000, keep_bytes=0, flush_idle_s=0.05, image_patience_s=1.0)
@@ -146,8 +147,46 @@ def test_an_image_goes_on_where_it_was_cut_off() -> None:
         assert len(resumed) > 3 and len(again) <= 2, f"sent {first_half}, then {resumed}"
         hashes = {p.node.rsm.state_hash() for p in group.peers.values()}
         assert len(hashes) == 1
+        await trio.sleep(1.0)
+        assert all(not spare_rows(peer) for peer in group.peers.values())
 
     simulate(body, seed=4)
+
+
+def spare_rows(peer: SimPeer) -> list[bytes]:
+    """The keys in the slot of state/ that is not live."""
+    with peer.node.rsm.writer.engine.read() as txn:
+        spare = 1 - read_slot(txn)
+        return [key for table in peer.node.rsm.machine.tables for key, _ in txn.scan(f"{table}@{spare}")]
+
+
+def test_half_an_image_is_removed_at_the_next_start() -> None:
+    async def body(world: World) -> None:
+        limits = NodeLimits(log_bytes=200_000, keep_bytes=0, flush_idle_s=0.05)
+        group = SimGroup(world, 0, 3, KvMachine, limits=limits)
+        group.start()
+        behind = ((await group.wait_leader()) + 1) % 3
+        group.crash(behind)
+        kv = clerk(world, group)
+        for number in range(60):
+            await kv.put(f"k{number}", bytes([number]) * 60_000)
+        await trio.sleep(1.0)
+        group.start(behind)
+        with trio.fail_after(20):
+            while not spare_rows(group.peers[behind]):
+                await trio.sleep(0.01)
+        group.crash(behind)
+        world.net.isolate(group.names[behind], list(group.names.values()))
+        group.start(behind)
+        assert spare_rows(group.peers[behind]), "the crash came in the middle of the image"
+        await trio.sleep(1.0)
+        assert not spare_rows(group.peers[behind]), "and half an image is nobody's"
+        world.net.rejoin(group.names[behind])
+        with trio.fail_after(30):
+            while group.peers[behind].node.rsm.applied.index < 60:
+                await trio.sleep(0.05)
+
+    simulate(body)
 
 
 def test_without_space_only_deletes_pass_and_it_ends_by_itself() -> None:

@@ -143,10 +143,15 @@ async def test_every_process_killed_at_random_moments(tmp_path: Path, crash_mome
     """The first `up` included: every acknowledged put is there afterwards, with its version."""
     rng = Random(11)
     layout = Layout(ctrl_peers=3, groups=2, replicas=1)
-    cluster = LocalCluster(tmp_path / "c")
+    clusters: list[LocalCluster] = []
     acknowledged: dict[str, tuple[bytes, int]] = {}
+    checked = 0
     try:
         for moment in range(crash_moments):
+            if moment % 4 == 0:
+                clusters.append(LocalCluster(tmp_path / f"c{moment}"))
+                acknowledged = {}
+            cluster = clusters[-1]
             await live_and_die(cluster, layout, rng, acknowledged, moment)
             await cluster.up(layout)
             async with clients(cluster) as (kv, _, _):
@@ -155,17 +160,21 @@ async def test_every_process_killed_at_random_moments(tmp_path: Path, crash_mome
                     assert found[1] >= version, f"{key} has version {found[1]}, {version} was acknowledged"
                     assert found[1] > version or found[0] == value, key
                     acknowledged[key] = found
+                    checked += 1
             await cluster.kill_all()
     finally:
         with trio.CancelScope(shield=True):
-            await cluster.kill_all()
-    assert acknowledged, "no put was ever acknowledged: the moments were too early"
+            for cluster in clusters:
+                await cluster.kill_all()
+    assert checked, "no put was ever acknowledged"
 
 
 async def live_and_die(
     cluster: LocalCluster, layout: Layout, rng: Random, acknowledged: dict[str, tuple[bytes, int]], moment: int
 ) -> None:
-    """Start everything, put as fast as it goes, and kill all processes after a random time, wherever that strikes."""
+    """Start everything, put as fast as it goes, and kill all processes after a random time, wherever that strikes. Of four
+    moments the first strikes the first `up` of a new cluster, two its puts, and the last a later `up`, mostly."""
+    putting = trio.Event()
 
     async def put_on() -> None:
         await cluster.up(layout)
@@ -177,7 +186,12 @@ async def live_and_die(
                     acknowledged[key] = (value, await kv.put(key, value))
                 except KvError:
                     return
+                putting.set()
 
-    with trio.move_on_after(rng.uniform(0.05, 1.0 if moment < 2 else 3.0)):
-        await put_on()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put_on)
+        if moment % 4 in (1, 2):
+            await putting.wait()
+        await trio.sleep(rng.uniform(0.05, 1.0))
+        nursery.cancel_scope.cancel()
     await cluster.kill_all()
