@@ -44,8 +44,6 @@ from shardkv.methods import Method
 from shardkv.routing import Routing, encode_routing
 from store.engine import ReadTxn
 
-POLL_S = 0.02
-"""How soon a peer notices that it leads, or no longer."""
 CLEAN_S = 2.0
 """How often deletes that were left over are tried again."""
 QUEUE_MAX = 256
@@ -214,13 +212,13 @@ class ControllerService:
         while True:
             if not self.group.is_leader():
                 self._drop_queue()
-                await trio.sleep(POLL_S)
+                await self.group.role_change()
                 continue
             async with trio.open_nursery() as nursery:
                 self._tasks = nursery
                 nursery.start_soon(self._lead)
                 while self.group.is_leader():
-                    await trio.sleep(POLL_S)
+                    await self.group.role_change()
                 nursery.cancel_scope.cancel()
             self._tasks = None
 

@@ -23,11 +23,13 @@ from raftlog.leading import Refusal
 from raftlog.machine import NotLeader, NotTaken, Operation, Outcome, Unknown, encode_operations
 from raftlog.messages import Envelope, ImageChunk, ImageReply
 from raftlog.net.base import Transport
+from raftlog.node_values import NodeLimits as NodeLimits
+from raftlog.node_values import NodeStatus
 from raftlog.roles import Leader
-from raftlog.rsm import FLUSH_BYTES, Rsm
+from raftlog.rsm import Rsm
 from raftlog.saves import Save
 from raftlog.state import Effects, Event, ReadDone
-from raftlog.types import LogId, Membership, Mode, PeerId, Proposal, Role
+from raftlog.types import LogId, Membership, PeerId, Proposal
 from store.engine import ReadTxn, StoreError, Writer
 from store.failpoints import step
 
@@ -38,58 +40,6 @@ LAST = step("last", "the last journal records of a peer that stops")
 
 BACKGROUND_S = 0.01
 """The pause between two steps of the machine's background work, while more of it is left."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLimits:
-    """When a node batches, flushes and purges. Sizes in bytes, times in seconds."""
-
-    batch_operations: int = 128
-    """The most operations in one entry. 1 gives every operation an entry of its own (as the labs count)."""
-    batch_bytes: int = 256 << 10
-    """An entry is closed once its operations hold this much."""
-    inbox_slice: int = 512
-    """How many messages a turn steps before it looks at anything else."""
-    queue_operations: int = 8192
-    """The most submitted operations that wait for a turn; more are refused."""
-    log_bytes: int = 16 << 20
-    """The log is purged when it is longer than this ..."""
-    keep_bytes: int = 8 << 20
-    """... down to this much, for followers that are a little behind; never past the durable applied position."""
-    flush_bytes: int = FLUSH_BYTES
-    """Pending effects beyond this are flushed."""
-    flush_idle_s: float = 1.0
-    """Pending effects are flushed at the latest after this long."""
-    image_retry_s: float = 0.5
-    """A piece of an image unanswered for this long is sent again ..."""
-    image_patience_s: float = 10.0
-    """... and the transfer given up when nothing moved for this long ..."""
-    image_age_s: float = 120.0
-    """... or at this age of its snapshot, which pins pages of state/ ..."""
-    image_growth_bytes: int = 512 << 20
-    """... or when state/ has grown by this much meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """A node as of now. Positions are indexes unless they are LogIds."""
-
-    role: Role
-    mode: Mode
-    term: int
-    vote: PeerId | None
-    leader: PeerId | None
-    commit: int
-    applied: LogId
-    flushed: LogId
-    last: LogId
-    stable: int
-    base: LogId
-    membership: Membership
-    state_hash: bytes
-    log_bytes: int
-    pending_bytes: int
-    boot: int
 
 
 class StorageStalled(StoreError):
@@ -147,6 +97,8 @@ class Node:
         self._ring: Callable[[], Any] = self._alarm.ring
         self._stopping = False
         self._nursery: trio.Nursery | None = None
+        self._role: tuple[bool, int, PeerId | None] = (False, 0, None)
+        self._role_changed = trio.Event()
 
     # --- what others see -----------------------------------------------------------------------------------------
 
@@ -162,6 +114,17 @@ class Node:
     def leader(self) -> PeerId | None:
         """Who leads, as far as this peer knows."""
         return self.core.state.leader
+
+    async def role_change(self) -> None:
+        """See `ReplicatedStateMachine.role_change`."""
+        await self._role_changed.wait()
+
+    def _look_at_role(self) -> None:
+        role = (self.is_leader(), self.core.state.term, self.core.state.leader)
+        if role != self._role:
+            self._role = role
+            self._role_changed.set()
+            self._role_changed = trio.Event()
 
     def deliver(self, envelopes: Sequence[Envelope]) -> None:
         """Messages from the transport. Those of strangers are dropped."""
@@ -283,6 +246,7 @@ class Node:
             self._carry_out(effects)
         if core.state.stalled:
             self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
+        self._look_at_role()
         self._flush_behind()
 
     def _propose(self) -> None:

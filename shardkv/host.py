@@ -276,7 +276,7 @@ class PeerHost:
                 before = now
                 kind = "leader" if now[0] else "follower"
                 self.on_event({"event": kind, "term": now[1], "leader": now[2]})
-            await trio.sleep(0.1)
+            await self.node.role_change()
 
     def close(self) -> None:
         """Close writers and files."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import trio
+
 from raftlog.machine import Applied, NotLeader, NotTaken, Operation, Outcome, Unknown
 from raftlog.sessions import Sessions
 from raftlog.types import LogId, PeerId
@@ -54,6 +56,10 @@ class KvServer:
     def leader(self) -> PeerId | None:
         """Itself."""
         return 0
+
+    async def role_change(self) -> None:
+        """See `ReplicatedStateMachine.role_change`: it never comes."""
+        await trio.sleep_forever()
 
     def submit(self, operation: Operation, done: Callable[[Outcome], Any]) -> None:
         """See `ReplicatedStateMachine.submit`; `done` comes after the commit."""

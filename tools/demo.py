@@ -149,21 +149,23 @@ def _verify(folder: Path, outcome: Outcome, tell: Tell) -> None:
 # --- the scenario ----------------------------------------------------------------------------------------------------
 
 
-async def _spread(at: Stage) -> None:
+async def spread(at: Stage) -> None:
+    """60 puts of new keys, and a get of each."""
     for number in range(KEYS):
         if await at.kv.put(f"k{number}", value_of(number), 0) != 1:
             raise DemoFailed(f"k{number} was not new")
     await check_gets(at)
 
 
-async def _choose(at: Stage) -> tuple[str, str]:
+async def choose(at: Stage) -> tuple[str, str]:
     """(the controller peer to kill, the one that leads)."""
     leader = await at.cluster.leader(0)
     followers = [name for name in at.cluster.addresses(0) if name != leader]
     return (leader if at.outcome.down == "leader" else followers[0]), leader
 
 
-async def _join_and_leave(at: Stage) -> None:
+async def join_and_leave(at: Stage) -> None:
+    """Group 2 joins, 60 gets, group 1 leaves, a query."""
     tell, groups = at.tell, at.cluster
     await at.ctl.join({2: list(groups.addresses(2).values())})
     if 2 not in (await at.ctl.query()).groups:
@@ -184,17 +186,17 @@ async def _join_and_leave(at: Stage) -> None:
 
 async def _raft_scenario(at: Stage) -> None:
     outcome, cluster, tell = at.outcome, at.cluster, at.tell
-    victim, leader = await _choose(at)
+    victim, leader = await choose(at)
     before = await at.counted()
     clients = at.kv.requests_sent + at.ctl.requests_sent
     began = time.monotonic()
-    await _spread(at)
+    await spread(at)
     tell(f"{KEYS} puts, {KEYS} gets")
     last_count = (await peer_statuses(at.rpc, {victim: cluster.address(victim)}))[victim]["requests_sent"]
     await cluster.kill(victim)
     outcome.killed = victim
     tell(f"kill -9 {victim}, " + ("which led the controllers" if victim == leader else "a follower of the controllers"))
-    await _join_and_leave(at)
+    await join_and_leave(at)
     outcome.seconds = time.monotonic() - began
     after = {**(await at.counted()), victim: last_count}
     outcome.rpcs = sum(after.values()) - sum(before.values()) + at.kv.requests_sent + at.ctl.requests_sent - clients
@@ -267,7 +269,7 @@ async def _kvsrv_scenario(at: Stage) -> None:
     before = await at.counted()
     clients = at.kv.requests_sent + at.ctl.requests_sent
     began = time.monotonic()
-    await _spread(at)
+    await spread(at)
     tell(f"{KEYS} puts, {KEYS} gets")
     last_count = (await peer_statuses(at.rpc, {victim: cluster.address(victim)}))[victim]["requests_sent"]
     await cluster.kill(victim)
@@ -284,7 +286,7 @@ async def _kvsrv_scenario(at: Stage) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(come_back)
-        await _join_and_leave(at)
+        await join_and_leave(at)
     outcome.seconds = time.monotonic() - began
     after = await at.counted()
     counts = sum(after.values()) + last_count - sum(before.values())

@@ -84,13 +84,13 @@ async def play(jobs: Sequence[Job], on_measuring: Callable[[], Awaitable[None]])
                 await generator.wait("ready")
             for generator in generators:
                 await generator.give("go")
-            if not jobs[0].fill:
+            if jobs[0].fill is None:
                 for generator in generators:
                     await generator.wait("measuring")
                 await on_measuring()
             for generator in generators:
                 said = await generator.wait("done")
-                if not jobs[0].fill:
+                if jobs[0].fill is None:
                     played.add(said)
         if scope.cancelled_caught:
             raise BenchError(f"the load generator has not ended after {longest + GRACE_S:.0f} s")

@@ -92,13 +92,13 @@ def play(job: Job) -> Measured | None:
     gc.collect()
     gc.freeze()
     times: Times | None = None
-    if job.workload.driver == "clerk" and not job.fill:
+    if job.workload.driver == "clerk" and job.fill is None:
         times = trio.run(clerk_load, job.controllers, job.workload, rng, job.warm_up_s, job.measure_s, on_measuring)
     else:
         load = WireLoad(job.workload, routes, rng)
         try:
-            if job.fill:
-                load.fill()
+            if job.fill is not None:
+                load.fill(*job.fill)
             else:
                 times = load.run(job.warm_up_s, job.measure_s, on_measuring)
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,6 +20,9 @@ from tools.bench.usage import Usage, cpu_between, usages
 from tools.bench.workload import Job, Workload
 from tools.cluster import Layout, LocalCluster
 
+FILL_CLIENTS = 256
+FILL_LEAST_PER_S = 200
+"""A filling that is slower has failed."""
 STATUS_S = 5.0
 """How long a peer under load may take to say how it is."""
 LEADERS_S = 15.0
@@ -77,21 +80,40 @@ class OurSystem:
         shares = [clients // count + (number < clients % count) for number in range(count)]
         rng = Random(job.seed)
         return [
-            replace(job, seed=rng.getrandbits(32), workload=replace(job.workload, clients=share)) for share in shares
+            replace(
+                job,
+                seed=rng.getrandbits(32),
+                workload=replace(job.workload, clients=share, rate_per_s=job.workload.rate_per_s / count),
+            )
+            for share in shares
         ]
 
     async def fill(self, workload: Workload) -> None:
         """See `System.fill`."""
-        filling = replace(workload, operation="put", clients=64, connections=1)
-        await play([Job(self.controllers, filling, 0.0, 60.0, 1, fill=True)], trio.lowlevel.checkpoint)
+        await self.fill_keys(workload, 0, workload.keys)
 
-    async def measure(self, workload: Workload, warm_up_s: float, measure_s: float, seed: int) -> Sample:
-        """See `System.measure`."""
+    async def fill_keys(self, workload: Workload, first: int, end: int) -> None:
+        """Put the keys with these numbers once."""
+        filling = replace(workload, operation="put", clients=FILL_CLIENTS, connections=1)
+        limit_s = 60.0 + (end - first) / FILL_LEAST_PER_S
+        await play([Job(self.controllers, filling, 0.0, limit_s, 1, fill=(first, end))], trio.lowlevel.checkpoint)
+
+    async def measure(
+        self,
+        workload: Workload,
+        warm_up_s: float,
+        measure_s: float,
+        seed: int,
+        *,
+        on_begin: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> Sample:
+        """See `System.measure`. `on_begin` is awaited when the warm-up is over."""
         before = Look({}, {})
 
         async def on_measuring() -> None:
             nonlocal before
             before = await self.look()
+            await on_begin()
 
         jobs = self._jobs(Job(self.controllers, workload, warm_up_s, measure_s, seed))
         played = await play(jobs, on_measuring)

@@ -12,7 +12,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU time of all threads in seconds (to 10 ms), user and kernel; memory in bytes."""
+    """CPU time of all threads in seconds (to 10 ms), user and kernel. Memory in bytes, of the process's own: pages of mapped
+    data files are the system's cache, given back whenever somebody needs room."""
 
     cpu_s: float
     memory_bytes: int
@@ -22,17 +23,18 @@ def usage(pid: int) -> Usage | None:
     """What a process has used since it began; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return parsed(stat, pages)
+    return parsed(stat, status)
 
 
-def parsed(stat: str, pages: list[str]) -> Usage:
-    """From the texts of /proc/<pid>/stat, whose second field may hold anything, and of statm."""
+def parsed(stat: str, status: str) -> Usage:
+    """From the texts of /proc/<pid>/stat, whose second field may hold anything, and of its status."""
     fields = stat.rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
-    return Usage(ticks / _TICKS, int(pages[1]) * os.sysconf("SC_PAGE_SIZE"))
+    own = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")]
+    return Usage(ticks / _TICKS, 1024 * int(own[0]) if own else 0)
 
 
 def usages(pids: Mapping[str, int]) -> dict[str, Usage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import selectors
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from time import perf_counter
@@ -144,12 +144,16 @@ class WireLoad:
         self._later: list[tuple[float, _Session]] = []
         self._times = Times()
         self._measuring = False
-        self._left: list[int] | None = None
-        value = value_of(rng, workload.value_bytes)
+        self._left: Iterator[int] | None = None
+        self._pace = 1 / workload.rate_per_s if workload.rate_per_s else 0.0
+        self._due = 0.0
+        self._idle: list[_Session] = []
+        self._value = value = value_of(rng, workload.value_bytes)
         self._keys = [key_of(number, workload.value_bytes) for number in range(workload.keys)]
         self._shards = [routes.shard_of(key) for key in self._keys]
         self._puts = [encode_command(Put(key, value, None)) for key in self._keys] if workload.reads < 1 else []
-        self._draws = draws(workload.choice, workload.keys, rng)
+        picked = draws(workload.choice, workload.keys, rng)
+        self._draws = [number for number in picked if self._shards[number] != workload.without_shard]
         self._is_get = [rng.random() < workload.reads for _ in self._draws]
         lanes = workload.connections or workload.clients
         ids = SystemRandom()  # the servers remember sessions: no two loads may have the same
@@ -176,28 +180,33 @@ class WireLoad:
         self._times.seconds = perf_counter() - begin
         return self._times
 
-    def fill(self) -> None:
-        """Put every key once. Raises `LoadError`."""
-        self._left = list(range(self._workload.keys))
+    def fill(self, first: int, end: int) -> None:
+        """Put the keys with these numbers once. Raises `LoadError`."""
+        self._left = iter(range(first, end))
         self._start()
         while any(session.request for session in self._sessions):
             self._turn_until(perf_counter() + 0.05)
 
     def _start(self) -> None:
         now = perf_counter()
-        self._heard = now
+        self._heard = self._due = now
         for session in self._sessions:
-            self._next(session, now)
+            self._free(session, now)
         self._flush()
 
     def _turn_until(self, end: float) -> None:
         while (now := perf_counter()) < end:
-            for key, events in self._selector.select(min(0.05, end - now)):
+            wait = min(0.05, end - now)
+            if self._idle:
+                wait = min(wait, max(0.0, self._due - now))
+            for key, events in self._selector.select(wait):
                 line = key.data
                 if events & selectors.EVENT_WRITE:
                     self._changed.add(line)
                 if events & selectors.EVENT_READ:
                     self._receive(line)
+            if self._idle:
+                self._begin_due(perf_counter())
             if self._later:
                 self._repeat_due(perf_counter())
             self._flush()
@@ -232,7 +241,7 @@ class WireLoad:
                 shard.seen(body[-1])
             if self._measuring:
                 (self._times.puts if put else self._times.gets).append(now - session.began)
-            self._next(session, now)
+            self._free(session, now)
         elif code in (Code.NOT_LEADER, Code.MAYBE):
             self._moved(session, line, body[2] if code == Code.NOT_LEADER else None, now)
         elif code == Code.SESSION_EXPIRED:
@@ -261,26 +270,54 @@ class WireLoad:
         for session in due:
             self._send(session)
 
-    def _next(self, session: _Session, now: float) -> None:
-        """Have a session begin its next request."""
+    def _free(self, session: _Session, now: float) -> None:
+        """A session has no request on its way: it begins its next one, at once or when it is due."""
         session.request = []
         if self._left is not None:
-            if not self._left:
-                return
-            number, get = self._left.pop(), False
+            self._fill_next(session, now)
+        elif self._pace:
+            self._idle.append(session)
         else:
-            at = session.draw = (session.draw + 1) % len(self._draws)
-            number, get = self._draws[at], self._is_get[at]
-        session.shard = self._shards[number]
-        session.gid = self._routes.owners[session.shard]
+            self._next(session, now)
+
+    def _begin_due(self, now: float) -> None:
+        """Begin what is due. The latency counts from when it was due: a server that is late must not slow the clock by which
+        it is measured. What could not be begun since all clients were busy is not made up for."""
+        while self._idle and self._due <= now:
+            self._next(self._idle.pop(), self._due)
+            self._due += self._pace
+        if not self._idle:
+            self._due = max(self._due, now)
+
+    def _fill_next(self, session: _Session, now: float) -> None:
+        assert self._left is not None
+        number = next(self._left, None)
+        if number is not None:
+            key = key_of(number, self._workload.value_bytes)
+            self._put(session, self._routes.shard_of(key), encode_command(Put(key, self._value, None)), now)
+
+    def _next(self, session: _Session, now: float) -> None:
+        """Have a session begin its next request."""
+        at = session.draw = (session.draw + 1) % len(self._draws)
+        number = self._draws[at]
+        if not self._is_get[at]:
+            self._put(session, self._shards[number], self._puts[number], now)
+            return
+        self._begin(session, self._shards[number], now)
+        session.request = [session.call, int(Method.GET), [self._keys[number]]]
+        self._send(session)
+
+    def _put(self, session: _Session, shard: int, command: bytes, now: float) -> None:
+        self._begin(session, shard, now)
+        session.request = [session.call, int(Method.WRITE), [0, 0, 0, 0, command]]
+        self._stamp(session)
+        self._send(session)
+
+    def _begin(self, session: _Session, shard: int, now: float) -> None:
+        session.shard = shard
+        session.gid = self._routes.owners[shard]
         session.call += len(self._sessions)
         session.began = now
-        if get:
-            session.request = [session.call, int(Method.GET), [self._keys[number]]]
-        else:
-            session.request = [session.call, int(Method.WRITE), [0, 0, 0, 0, self._puts[number]]]
-            self._stamp(session)
-        self._send(session)
 
     def _stamp(self, session: _Session) -> None:
         shard = session.shards.get(session.shard)

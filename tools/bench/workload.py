@@ -26,7 +26,9 @@ class Workload:
     """`clients` sessions with one single-key request outstanding each.
 
     `driver`: "wire" speaks the protocol itself, as wrk does HTTP; "clerk" is the Python client. `connections`: how many
-    TCP connections to a server the clients share, 0 for one each.
+    TCP connections to a server the clients share, 0 for one each. `rate_per_s`: so many requests a second are begun by all
+    clients together, as long as clients are free; 0: as many as they can. `without_shard`: keys of this shard are left out.
+    The last two are the wire driver's.
     """
 
     operation: str = "put"
@@ -35,6 +37,8 @@ class Workload:
     choice: str = "uniform"
     driver: str = "wire"
     connections: int = 1
+    rate_per_s: float = 0.0
+    without_shard: int = -1
 
     @property
     def keys(self) -> int:
@@ -85,7 +89,7 @@ def draws(choice: str, keys: int, rng: Random, count: int = DRAWS) -> list[int]:
 class Job:
     """What one load generator is to do, as the line of JSON that it gets on standard input. Times in seconds.
 
-    With `fill`, every key is put once instead and nothing is measured.
+    With `fill`, the keys with the numbers from its first up to its second are put once instead, and nothing is measured.
     """
 
     controllers: tuple[str, ...]
@@ -93,7 +97,7 @@ class Job:
     warm_up_s: float
     measure_s: float
     seed: int
-    fill: bool = False
+    fill: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -103,4 +107,6 @@ class Job:
     def read(cls, given: dict[str, Any]) -> Job:
         """From a JSON object."""
         controllers: Sequence[str] = given["controllers"]
-        return cls(**{**given, "controllers": tuple(controllers), "workload": Workload(**given["workload"])})
+        fill = None if given["fill"] is None else (int(given["fill"][0]), int(given["fill"][1]))
+        workload = Workload(**given["workload"])
+        return cls(**{**given, "controllers": tuple(controllers), "workload": workload, "fill": fill})

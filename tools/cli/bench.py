@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tools.cli.common import USAGE, fail, json_option, one_line_errors, put_out, put_table, run, tell, warn
+from tools.cli.common import NEGATIVE, USAGE, fail, json_option, one_line_errors, put_out, put_table, run, tell, warn
 
 if TYPE_CHECKING:
+    from tools.bench.charts import Chart
+    from tools.bench.grid import Grid
     from tools.bench.report import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a report is shown."""
+
+    as_json: bool
+    markdown: bool
+    picture: Path | None
 
 
 @click.group()
@@ -29,8 +43,14 @@ def bench() -> None:
 
 
 def bench_options(command: F) -> F:
-    """`--quick`, `--full`, `--dir`, `--json`: of every benchmark."""
+    """`--quick`, `--full`, `--dir`, `--picture`, `--markdown`, `--json`: of every benchmark."""
     command = json_option(command)
+    command = click.option("--markdown", is_flag=True, help="The tables as in the docs.")(command)
+    command = click.option(
+        "--picture",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the pictures here, as SVG; to a .html, a page with the tables too.",
+    )(command)
     command = click.option(
         "--dir",
         "parent",
@@ -50,16 +70,40 @@ def measured(parent: Path | None, work: Callable[[Path], Awaitable[Report]]) -> 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def show(report: Report, as_json: bool, tables: Callable[[], None]) -> None:
-    """The report as JSON, or as tables under a line about the machine and one about its disk."""
-    if as_json:
+def show(report: Report, output: Output, grids: Sequence[Grid], charts: Sequence[Chart]) -> None:
+    """The report as JSON, or as tables under a line about the machine and one about its disk; the pictures in their file."""
+    if output.picture is not None:
+        from tools.bench.charts import stacked
+        from tools.bench.page import page
+
+        as_page = output.picture.suffix in (".html", ".htm")
+        text = page(report, grids, charts) if as_page else stacked(charts)
+        with one_line_errors():
+            output.picture.write_text(text, encoding="utf-8")
+    if output.as_json:
         put_out(report.as_json())
     else:
         click.echo(report.machine_text())
         click.echo(report.probe_text())
-        tables()
+        for grid in grids:
+            put_grid(grid, output.markdown)
     for line in report.warnings:
         warn(line)
+
+
+def put_grid(grid: Grid, markdown: bool) -> None:
+    """One table."""
+    if markdown:
+        click.echo(f"\n{grid.title}\n\n{grid.markdown()}")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=grid.title, title_justify="left")
+    for at, name in enumerate(grid.columns):
+        table.add_column(name, justify="left" if at < grid.words else "right")
+    for row in grid.rows:
+        table.add_row(*row)
+    put_table(table)
 
 
 def numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...]:
@@ -113,6 +157,8 @@ def kv(
     seconds: float | None,
     form: str | None,
     parent: Path | None,
+    picture: Path | None,
+    markdown: bool,
     as_json: bool,
 ) -> None:
     """Puts, linearizable gets and mixes: operations per second, latencies, CPU, RPCs and syncs per operation.
@@ -127,6 +173,7 @@ def kv(
 
     from tools.bench import plans
     from tools.bench.kv import run_kv
+    from tools.bench.show_kv import kv_charts, kv_grids
 
     if any(not 1 <= count <= 4096 for count in clients) or any(not 1 <= count <= 8 for count in groups):
         fail("1 to 4096 clients and 1 to 8 groups", USAGE)
@@ -153,34 +200,61 @@ def kv(
             need_programs()
         another = etcd_system
     report = measured(parent, lambda folder: run_kv(folder, plan, tell, generators=generators, another=another))
-    show(report, as_json, lambda: _kv_table(report))
+    show(report, Output(as_json, markdown, picture), kv_grids(report), kv_charts(report))
 
 
-def _kv_table(report: Report) -> None:
-    from rich.table import Table
+@bench.command()
+@bench_options
+def controllers(form: str | None, parent: Path | None, picture: Path | None, markdown: bool, as_json: bool) -> None:
+    """The shard configuration on one kvsrv or on a kvraft of 1, 3, 5 or 7 peers, with nobody, a follower or the leader
+    killed, or one after another; on a reliable and on an unreliable network.
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("load", "system"):
-        table.add_column(name)
-    titles = ("ops/s", "+-%", "p50 ms", "p99", "p99.9", "CPU us/op leader", "followers", "load", "RPCs/op", "syncs/op")
-    for name in (*titles, "load busy", "ratio"):
-        table.add_column(name, justify="right")
-    for result in report.results:
-        figures = result["figures"]
+    \b
+    Example: shardkv bench controllers --picture controllers.svg
+    Per case the scenario 5D (seconds, RPCs, operations), and steady use: latencies of queries and of changes, and for how
+    long nobody answered. --json: one object; its keys are in docs/performance.md. Exit code 1 if a case failed.
+    """
+    from tools.bench import controllers as bench_controllers
+    from tools.bench.show_controllers import controllers_charts, controllers_grids
 
-        def figure(name: str, form: str, figures: Any = figures) -> str:
-            return format(figures[name]["median"], form) if name in figures else "-"
+    plans = {"quick": bench_controllers.QUICK, "full": bench_controllers.FULL, None: bench_controllers.STANDARD}
+    report = measured(parent, lambda folder: bench_controllers.run_controllers(folder, plans[form], tell))
+    show(report, Output(as_json, markdown, picture), controllers_grids(report), controllers_charts(report))
+    failed = [result for result in report.results if result["error"]]
+    for result in failed:
+        warn(f"{result['store']} of {result['peers']}, {result['down']}, {result['network']}: {result['error']}")
+    sys.exit(NEGATIVE if failed else 0)
 
-        table.add_row(
-            result["point"],
-            f"{result['system']} ({result['interface']})",
-            figure("ops_per_s", ",.0f"),
-            f"{100 * figures['ops_per_s']['spread']:.0f}",
-            *(figure(name, ".2f") for name in ("p50_ms", "p99_ms", "p999_ms")),
-            *(figure(name, ".1f") for name in ("leader_cpu_us", "follower_cpu_us", "load_cpu_us")),
-            figure("rpcs_per_op", ".3f"),
-            figure("syncs_per_op", ".3f"),
-            figure("load_busy", ".0%"),
-            f"{result['ratio']:.2f}" if "ratio" in result else "",
-        )
-    put_table(table)
+
+@bench.command()
+@click.option("--parts", callback=names(("restart", "catch-up", "move", "fail-over")), help="Only these, with commas.")
+@click.option("--keys", callback=numbers, metavar="10000,...", help="Numbers of keys to restart with.")
+@click.option("--trials", type=click.IntRange(1), help="Of fail-over, of each way.")
+@bench_options
+def recovery(
+    parts: tuple[str, ...],
+    keys: tuple[int, ...],
+    trials: int | None,
+    form: str | None,
+    parent: Path | None,
+    picture: Path | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    """Restart after a kill, catching up of a follower, the move of a 100 MB shard and what the others feel, fail-over.
+
+    \b
+    Example: shardkv bench recovery --parts fail-over --trials 50
+    --json: one object; its keys are in docs/performance.md.
+    """
+    from dataclasses import replace
+
+    from tools.bench import recovery as bench_recovery
+    from tools.bench.show_recovery import recovery_charts, recovery_grids
+
+    plan = {"quick": bench_recovery.QUICK, "full": bench_recovery.FULL, None: bench_recovery.STANDARD}[form]
+    if any(later <= earlier for earlier, later in pairwise((0, *keys))):
+        fail("--keys must ascend from 1 on: the data of one is kept for the next", USAGE)
+    plan = replace(plan, parts=parts or plan.parts, keys=keys or plan.keys, trials=trials or plan.trials)
+    report = measured(parent, lambda folder: bench_recovery.run_recovery(folder, plan, tell))
+    show(report, Output(as_json, markdown, picture), recovery_grids(report), recovery_charts(report))

@@ -13,8 +13,8 @@ from tools.bench.etcd import PROGRAMS, etcd_system
 from tools.bench.kv import run_kv
 from tools.bench.plans import Plan, Point
 from tools.bench.report import Report
+from tools.bench.show_kv import kv_charts, kv_grids
 from tools.bench.workload import Workload
-from tools.cli.bench import _kv_table
 from tools.cli.main import cli
 
 
@@ -47,7 +47,9 @@ async def test_every_kind_of_client_is_measured(tmp_path: Path) -> None:
     assert [result["point"] for result in report.results] == [point.name() for point in points]
     assert {"server-1-0", "server-1-1", "server-1-2", "load"} <= set(report.results[0]["cpu_s"])
     assert any("round 1 of 1" in line for line in lines)
-    _kv_table(report)
+    (grid,) = kv_grids(report)
+    assert len(grid.rows) == len(points)
+    assert len(kv_charts(report)) == 2
 
 
 @pytest.mark.system

@@ -76,9 +76,9 @@ def test_cpu_is_told_per_operation_and_role() -> None:
 
 def test_cpu_time_and_memory_are_read_whatever_the_process_is_called() -> None:
     stat = "17 (a ) b (c) S 1 17 17 0 -1 4194560 900 0 0 0 250 50 0 0 20 0 3 0 100 0 0"
-    found = parsed(stat, ["9000", "1000", "0"])
-    assert found.cpu_s == pytest.approx(3.0)
-    assert found.memory_bytes % 1000 == 0 and found.memory_bytes > 0
+    found = parsed(stat, "Name:\ta ) b (c\nRssAnon:\t    1000 kB\nRssFile:\t 7 kB\n")
+    assert (found.cpu_s, found.memory_bytes) == (pytest.approx(3.0), 1_024_000)
+    assert parsed(stat, "Name:\tzombie\n").memory_bytes == 0
 
 
 def test_the_file_system_is_that_of_the_deepest_mount_above() -> None:
@@ -116,7 +116,7 @@ def test_large_values_have_fewer_keys() -> None:
 
 
 def test_a_job_is_read_as_it_was_written() -> None:
-    job = Job(("127.0.0.1:1",), Workload("95/5", 8, 16, "zipf", "clerk", 0), 0.5, 2.0, 7, fill=True)
+    job = Job(("127.0.0.1:1",), Workload("95/5", 8, 16, "zipf", "clerk", 0), 0.5, 2.0, 7, fill=(3, 9))
     assert Job.read(json.loads(json.dumps(job.to_json()))) == job
 
 
