@@ -107,7 +107,7 @@ class ForgetfulDisk(Place):
     async def mount(self) -> None:
         """See `Place`. Raises `OSError` if it does not come to be."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-P", "-m", "tools.chaos.forgetful", str(self.directory), str(self.store)]
+        command = [sys.executable, "-P", "-m", "tools.chaos.forgetful_mount", str(self.directory), str(self.store)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
