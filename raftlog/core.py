@@ -153,7 +153,9 @@ class RaftCore:
                     state.send(sender, VoteReply(state.term, False, message.pre))
                 case AppendEntries() | Heartbeat() | ImageChunk():
                     state.mark("old leader told")
-                    state.send(sender, HeartbeatReply(state.term, 0))
+                    # It may lead again by now: what it is told must be true of this peer.
+                    counts = state.mode is Mode.VOTER
+                    state.send(sender, HeartbeatReply(state.term, 0, 0, counts, state.no_space))
                 case _:
                     pass  # an answer to something of an older term
             return False

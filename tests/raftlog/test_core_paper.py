@@ -12,7 +12,7 @@ from raftlog.durable import bootstrap_entry
 from raftlog.following import well_formed
 from raftlog.messages import AppendEntries, AppendReply, Envelope, Heartbeat, HeartbeatReply, RequestVote, VoteReply
 from raftlog.state import CoreState
-from raftlog.types import Entry, EntryKind, LogId, Member, Membership, Proposal, Role
+from raftlog.types import Entry, EntryKind, LogId, Member, Membership, Mode, Proposal, Role
 from tests.raftlog.script_runner import Script
 
 THREE = Membership(tuple(Member(i, 1) for i in range(3)))
@@ -58,6 +58,14 @@ def test_5_1_a_request_of_an_older_term_is_refused_and_told_the_newer_one() -> N
     played = elected()
     (reply,) = send(played, 1, 2, Heartbeat(1, 0))
     assert isinstance(reply, HeartbeatReply) and reply.term == 2
+
+
+def test_what_an_old_leader_is_told_counts_no_recovering_peer_and_ends_no_alarm() -> None:
+    """The old leader may lead the present term too: the answer to its old request would be one to its newest round."""
+    played = elected()
+    peer = state(played, 1)
+    peer.mode, peer.no_space = Mode.RECOVERING, True
+    assert send(played, 1, 0, Heartbeat(1, 0)) == [HeartbeatReply(2, 0, 0, counts=False, no_space=True)]
 
 
 def test_5_1_the_term_survives_a_restart() -> None:
