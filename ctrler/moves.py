@@ -48,6 +48,9 @@ PATIENCE_S = 1.0
 PATIENCE_MAX_S = 8.0
 """How long in the end: it doubles each time, so that a slow group gets to the end of what it was asked."""
 
+NOT_YET_S = 0.01
+"""How long to wait before a page is asked for again, at another peer, that one which lags behind did not have."""
+
 NO_SPACE_S = 0.2
 """How long to wait before a group that is short of space is asked again."""
 
@@ -218,7 +221,8 @@ class Mover:
         """Copy what follows `position` and install. None when installed, else the position to go on from."""
         while position < summary.last:
             page = await self._read(source, shard, position)
-            if page.code is Code.NOT_YET:
+            if page.code is Code.NOT_YET:  # it applies the freeze soon, or is cut off: another peer is asked next
+                await trio.sleep(NOT_YET_S)
                 continue
             if page.code is Code.GONE:
                 raise Fenced(f"shard {shard} was moved and deleted by somebody else")

@@ -89,6 +89,8 @@ class GroupClerk:
         if reply[:1] == [Code.MAYBE]:
             self._next_after(server)
             return Attempt(None, True, f"{server}: {reply[1] if len(reply) > 1 else 'unknown outcome'}")
+        if reply[:1] == [Code.NOT_YET]:
+            self._next_after(server)  # a peer that lags behind, perhaps for long: it may be cut off from the others
         return Attempt(reply, False, "")
 
     def _next_after(self, server: str) -> None:
