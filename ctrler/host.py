@@ -12,7 +12,7 @@ from ctrler.service import ControllerService, read_routing
 from raftlog.net.base import RpcClient
 from raftlog.net.tcp import TcpRpcClient
 from shardkv.group_clerk import GroupClerk
-from shardkv.host import Event, PeerHost, PeerSpec, create_peer, wall_ms
+from shardkv.host import Event, PeerHost, PeerSpec, create_peer, live, wall_ms
 from shardkv.kvmachine import KvMachine
 from shardkv.kvsrv_host import KvServerHost, create_kvsrv
 from store.engine import ReadTxn
@@ -63,7 +63,13 @@ async def run_controller(spec: PeerSpec, *, on_event: Callable[[Event], None], s
             on_event=on_event,
         )
 
-    host: PeerHost | KvServerHost
-    kind = KvServerHost if spec.store == "kvsrv" else PeerHost
-    host = kind(spec, KvMachine(), on_event, config_of=lambda view: configuration(view, spec.shards))
-    await host.run(stop, make_service)
+    def config_of(view: ReadTxn) -> dict[str, Any]:
+        return configuration(view, spec.shards)
+
+    if spec.store == "kvsrv":
+        await KvServerHost(spec, KvMachine(), on_event, config_of=config_of).run(stop, make_service)
+        return
+    await live(
+        lambda damage: PeerHost(spec, KvMachine(), on_event, config_of=config_of, damage=damage),
+        lambda host: host.run(stop, make_service),
+    )

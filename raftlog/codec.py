@@ -192,15 +192,19 @@ def unpack_membership(value: Any) -> Membership:
 
 def pack_hard_state(hard: HardState) -> list[Any]:
     """A hard state as an array."""
-    return [hard.term, hard.vote, hard.commit, int(hard.mode), pack_log_id(hard.recover_to)]
+    row = [hard.term, hard.vote, hard.commit, int(hard.mode)]
+    return [*row, pack_log_id(hard.recover_to), pack_log_id(hard.highest), pack_log_id(hard.ends)]
 
 
 _MODES = {int(mode): mode for mode in Mode}
 
 
 def unpack_hard_state(value: Any) -> HardState:
-    """Raises `CodecError`."""
-    term, vote, commit, mode, recover_to = array(value, 5)
+    """Raises `CodecError`. Format 1 had no `highest` and no `ends`."""
+    items = array(value)
+    if len(items) == 5:
+        items = [*items, [0, 0], [0, 0]]
+    term, vote, commit, mode, recover_to, highest, ends = array(items, 7)
     if type(mode) is not int or mode not in _MODES:
         raise CodecError(f"unknown mode of a peer: {shown(mode)}")
     return HardState(
@@ -209,6 +213,8 @@ def unpack_hard_state(value: Any) -> HardState:
         _int(commit),
         _MODES[mode],
         unpack_log_id(recover_to),
+        unpack_log_id(highest),
+        unpack_log_id(ends),
     )
 
 
@@ -231,8 +237,8 @@ def encode_message(message: Message) -> list[Any]:
             return [4, term, match, prev_index, hint, conflict_term, context, counts]
         case Heartbeat(term, commit, context):
             return [5, term, commit, context]
-        case HeartbeatReply(term, match, context, counts, no_space):
-            return [6, term, match, context, counts, no_space]
+        case HeartbeatReply(term, match, context, counts, no_space, refill):
+            return [6, term, match, context, counts, no_space, refill]
         case TransferNow(term):
             return [7, term]
         case ImageChunk(term, (incarnation, at), membership, number, last, data, crc):
@@ -277,7 +283,7 @@ _DECODERS: dict[int, tuple[int, Callable[..., Message]]] = {
     3: (5, _append_entries),
     4: (7, _append_reply),
     5: (3, lambda t, commit, context: Heartbeat(_int(t), _int(commit), _int(context))),
-    6: (5, lambda t, m, context, *flags: HeartbeatReply(_int(t), _int(m), _int(context), *map(_bool, flags))),
+    6: (6, lambda t, m, context, *flags: HeartbeatReply(_int(t), _int(m), _int(context), *map(_bool, flags))),
     7: (1, lambda t: TransferNow(_int(t))),
     8: (7, _image_chunk),
     9: (4, lambda t, i, n, done: ImageReply(_int(t), _unpack_image(i), _int(n), _bool(done))),

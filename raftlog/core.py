@@ -73,7 +73,7 @@ class RaftCore:
                 if leader.transfer_to is not None:
                     due = min(due, leader.transfer_until)
             case Follower() | Candidate():
-                if state.electable:
+                if state.may_lead:
                     due = min(due, state.election_deadline)
         return due
 
@@ -96,7 +96,7 @@ class RaftCore:
                 if now >= leader.next_heartbeat:
                     leading.on_heartbeat_time(state, leader, now)
             case Follower() | Candidate():
-                if state.electable and now >= state.election_deadline and elections.campaign(state, now):
+                if state.may_lead and now >= state.election_deadline and elections.campaign(state, now):
                     elections.campaign(state, now, pre=False)
 
     def _hand_over(self, now: float) -> None:
@@ -183,7 +183,7 @@ class RaftCore:
                     leading.on_image_reply(state, state.role, sender, message, now)
                     state.images.append(Envelope(sender, state.me, message))
             case TransferNow():
-                if state.electable and now >= state.quiet_until and not isinstance(state.role, Leader):
+                if state.may_lead and now >= state.quiet_until and not isinstance(state.role, Leader):
                     state.mark("transfer received")
                     elections.campaign(state, now, pre=False, transfer=True)
             case _:
@@ -282,12 +282,13 @@ class RaftCore:
                     leading.become_leader(state, now)
 
     def _maybe_recovered(self) -> None:
-        """A peer that had forgotten promises counts again once it holds all it can have promised. Its vote in this term is
-        spent: it may have given it."""
+        """A peer that had forgotten promises counts again once it holds all it can have promised, durably and committed.
+        Whoever led a later term than `recover_to`'s was elected without it, or before it forgot, and has what was
+        committed with its help. Its vote in this term is spent: it may have given it."""
         state = self.state
-        if state.mode is not Mode.RECOVERING or state.commit < state.recover_to.index:
+        if state.mode is not Mode.RECOVERING or state.refill or state.installing is not None:
             return
-        if state.stable_id() >= state.recover_to:
+        if min(state.stable_id(), state.log.id_at(state.commit)) >= state.recover_to:
             state.mode = Mode.VOTER
             state.vote = state.me if state.vote is None else state.vote
             state.durability.hard_changed()
@@ -298,6 +299,10 @@ class RaftCore:
         self.state.stalled = True
         if not isinstance(self.state.role, Follower):
             self.state.follow(None, self.state.now)
+
+    def save_again(self) -> None:
+        """Have the hard state saved though it has not changed."""
+        self.state.durability.hard_changed()
 
     def applied(self, index: int) -> None:
         """The state machine has applied everything up to `index` (which was handed out in `committed`)."""
@@ -349,7 +354,7 @@ class RaftCore:
         self._release(state.now)
         committed: tuple[Entry, ...] = ()
         upto = min(state.commit, state.durability.stable)
-        if upto > state.handed and state.installing is None and state.durability.hard_durable:
+        if upto > state.handed and state.installing is None and state.durability.hard_durable and not state.refill:
             committed = state.log.slice(state.handed + 1, upto, state.config.take_bytes_max)
             state.handed = committed[-1].id.index
         effects = Effects(
@@ -385,5 +390,8 @@ class RaftCore:
             entries = state.log.slice(durability.dirty, last, state.config.take_bytes_max)
         if with_log and durability.dirty is not None:
             covered = entries[-1].id.index if entries else durability.dirty - 1
+        if with_log:
+            durability.ends = state.log.id_at(covered)
+            state.highest = max(state.highest, durability.ends)
         hard = replace(state.hard, commit=min(state.commit, covered))
         return durability.begin(hard, entries, with_log=with_log, last=last, now=state.now)

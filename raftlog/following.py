@@ -5,7 +5,7 @@ from __future__ import annotations
 from raftlog.messages import AppendEntries, AppendReply, Envelope, Heartbeat, HeartbeatReply, ImageChunk
 from raftlog.roles import Follower
 from raftlog.state import CoreState
-from raftlog.types import Entry, LogId, Membership, Mode, PeerId
+from raftlog.types import ZERO, Entry, LogId, Membership, Mode, PeerId
 
 
 def hear(state: CoreState, leader: PeerId, now: float) -> Follower:
@@ -85,9 +85,12 @@ def on_heartbeat(state: CoreState, sender: PeerId, message: Heartbeat, now: floa
     """
     role = hear(state, sender, now)
     if state.installing is None:
-        state.raise_commit(min(message.commit, state.log.last.index))
+        # What a recovering peer acknowledged before it lost its log says nothing of the log that it has now.
+        held = state.log.last.index if state.mode is Mode.VOTER else role.match
+        state.raise_commit(min(message.commit, held))
     match = min(role.match, state.durability.stable) if state.durability.hard_durable else 0
-    state.send(sender, HeartbeatReply(state.term, match, message.context, state.mode is Mode.VOTER, state.no_space))
+    counts = state.mode is Mode.VOTER
+    state.send(sender, HeartbeatReply(state.term, match, message.context, counts, state.no_space, state.refill))
 
 
 def on_image_chunk(state: CoreState, sender: PeerId, message: ImageChunk, now: float) -> None:
@@ -99,11 +102,13 @@ def on_image_chunk(state: CoreState, sender: PeerId, message: ImageChunk, now: f
 def begin_install(state: CoreState, at: LogId) -> bool:
     """An image is complete at the node. False if it brings nothing new, or while our term is not durable (law 5: what is
     applied must not outlive the term it was learned in); it comes again then. Once True, appends are dropped and saves
-    carry the hard state only, until `finish_install`."""
-    if at.index <= state.commit or not state.durability.hard_durable:
-        state.mark("image not needed" if at.index <= state.commit else "image too early")
+    carry the hard state only, until `finish_install`. A peer without a state takes any image that its log goes on from."""
+    needed = at.index > state.commit or (state.refill and at.index >= state.applied)
+    if not needed or not state.durability.hard_durable:
+        state.mark("image too early" if needed else "image not needed")
         return False
     state.installing = at
+    state.durability.ends = ZERO  # a save meanwhile may come before or after the log is reset
     return True
 
 
@@ -116,5 +121,8 @@ def finish_install(state: CoreState, at: LogId, membership: Membership) -> None:
     if not kept:
         state.truncated = at.index + 1 if state.truncated is None else min(state.truncated, at.index + 1)
     state.durability.installed(at.index, state.log.last.index)
+    state.durability.ends = state.stable_id()
+    state.highest = max(state.highest, at)
+    state.refill = False
     state.commit = max(state.commit, at.index)
     state.handed = state.applied = at.index

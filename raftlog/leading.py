@@ -112,8 +112,11 @@ def on_append_reply(state: CoreState, leader: Leader, sender: PeerId, message: A
     if message.match is not None:
         _advance(state, leader, progress, message.match)
         return
-    if message.prev_index <= progress.match or progress.flow is Flow.IMAGE:
+    if progress.flow is Flow.IMAGE or (message.prev_index <= progress.match and message.counts):
         return  # an old refusal
+    if message.prev_index <= progress.match:  # it has lost what it acknowledged
+        state.mark("acknowledgement lost")
+        progress.forget(min(message.hint, message.prev_index) - 1, message.prev_index + 1)
     if progress.flow is Flow.PROBE and message.prev_index != progress.next - 1:
         return
     hint = min(message.hint, message.prev_index)
@@ -139,6 +142,11 @@ def on_heartbeat_reply(state: CoreState, leader: Leader, sender: PeerId, message
         progress.probing = False
     if message.match > progress.match:
         _advance(state, leader, progress, message.match)
+    elif message.match < progress.match and not message.counts and progress.flow is not Flow.IMAGE:
+        state.mark("acknowledgement lost")
+        progress.forget(message.match, state.log.last.index)
+    if message.refill and progress.flow is not Flow.IMAGE:
+        state.image_wanted.append(sender)
 
 
 def on_image_reply(state: CoreState, leader: Leader, sender: PeerId, message: ImageReply, now: float) -> None:

@@ -76,13 +76,14 @@ class Heartbeat:
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
     """Leaves at once. `match` is min(what was acknowledged to this leader, stable): no new promise is in it. `no_space`:
-    the peer's disk or map is nearly full."""
+    the peer's disk or map is nearly full. `refill`: it has its log and no state, and asks for an image."""
 
     term: int
     match: int
     context: int = 0
     counts: bool = True
     no_space: bool = False
+    refill: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from raftlog.roles import Leader
 from raftlog.rsm import Rsm
 from raftlog.saves import Save
 from raftlog.state import Effects, Event, ReadDone
-from raftlog.types import LogId, Membership, PeerId, Proposal
+from raftlog.types import LogId, Membership, Mode, PeerId, Proposal
 from store.engine import ReadTxn, StoreError, Writer
 from store.failpoints import step
 
@@ -143,6 +143,16 @@ class Node:
     def no_space(self, alarm: bool) -> None:
         self.core.set_no_space(alarm)
 
+    @property
+    def purging(self) -> bool:
+        """The log's beginning is being removed."""
+        return self._purging
+
+    def save_again(self) -> None:
+        """Have term and vote written anew: a copy of them on the disk is damaged."""
+        self.core.save_again()
+        self._ring()
+
     def submit(self, operation: Operation, done: Callable[[Outcome], Any]) -> None:
         """See `ReplicatedStateMachine.submit`."""
         if not self.is_leader():
@@ -183,6 +193,8 @@ class Node:
         return NodeStatus(
             role=state.role_name,
             mode=state.mode,
+            recover_to=state.recover_to if state.mode is Mode.RECOVERING else None,
+            refill=state.refill,
             term=state.term,
             vote=state.vote,
             leader=state.leader,
@@ -370,7 +382,8 @@ class Node:
 
     def has(self, at: LogId) -> bool:
         """See `ImageHost.has`."""
-        return at.index <= min(self.core.state.commit, self.core.state.durability.stable)
+        state = self.core.state
+        return at.index <= min(state.commit, state.durability.stable) and not state.refill
 
     def reply(self, to: PeerId, image: ImageName, wanted: int, *, installed: bool = False) -> None:
         """See `ImageHost.reply`."""

@@ -40,10 +40,13 @@ class NodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node as of now. Positions are indexes unless they are LogIds."""
+    """A node as of now. Positions are indexes unless they are LogIds. `recover_to` is where a recovering peer has to get to;
+    with `refill` it has no state and waits for an image."""
 
     role: Role
     mode: Mode
+    recover_to: LogId | None
+    refill: bool
     term: int
     vote: PeerId | None
     leader: PeerId | None

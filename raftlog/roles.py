@@ -67,6 +67,11 @@ class Progress:
         self.inflight.clear()
         self.inflight_bytes = 0
 
+    def forget(self, match: int, last: int) -> None:
+        """The peer is recovering and says that it holds no more than up to `match`: see what it has by the last entry."""
+        self.match = match
+        self.probe(last)
+
 
 @dataclass(slots=True)
 class ReadRound:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raftlog.messages import Envelope
-from raftlog.types import Entry, HardState
+from raftlog.types import Entry, HardState, LogId
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,10 @@ class Durability:
     entry; `dirty` is the lowest index that no save in flight or done covers, None if there is none.
     """
 
-    def __init__(self, hard: HardState, stable: int) -> None:
-        self.stable = stable
+    def __init__(self, hard: HardState, last: LogId) -> None:
+        self.stable = last.index
+        self.ends = last
+        """Where the log on the disk ends at the least, once the save in flight is done (see `HardState.ends`)."""
         self.generation = 0  # of the hard state now; moves with term, vote and mode, not with commit
         self.durable_generation = 0
         self.dirty: int | None = None

@@ -68,9 +68,11 @@ class CoreState:
         self.vote = hard.vote if self.term == hard.term else None
         self.mode = hard.mode
         self.recover_to = hard.recover_to
+        self.highest = max(hard.highest, self.log.last)
+        self.refill = restored.refill
         self.commit = max(min(hard.commit, self.log.last.index), restored.applied.index)
         self.handed = self.applied = restored.applied.index
-        self.durability = Durability(hard, self.log.last.index)
+        self.durability = Durability(hard, self.log.last)
         self.role: RoleState = Follower()
         self.leader_heard = float("-inf")  # when any leader was last heard, of whatever term: stickiness and leases
         self.installing: LogId | None = None
@@ -84,7 +86,7 @@ class CoreState:
         self.truncated: int | None = None
         self.events: list[Event] = []
         self.rare: dict[str, int] = {}
-        restarted = restored.boot > 1
+        restarted = restored.boot > 1 or hard.mode is Mode.RECOVERING
         self.quiet_until = now + config.election_max_s if restarted else now
         self.election_deadline = self.quiet_until + self._timeout() - (config.election_min_s if restarted else 0.0)
         if self.membership.peers == (me,):
@@ -108,11 +110,12 @@ class CoreState:
 
     @property
     def hard(self) -> HardState:
-        return HardState(self.term, self.vote, self.commit, self.mode, self.recover_to)
+        ends = self.durability.ends
+        return HardState(self.term, self.vote, self.commit, self.mode, self.recover_to, self.highest, ends)
 
     @property
     def electable(self) -> bool:
-        """May campaign and vote: a voter that has forgotten nothing, whose disk works."""
+        """May vote, and campaign if there is nothing to refill: a voter that has forgotten nothing, whose disk works."""
         return (
             self.mode is Mode.VOTER
             and not self.stalled
@@ -120,6 +123,11 @@ class CoreState:
             and self.installing is None
             and self.membership.is_voter(self.me)
         )
+
+    @property
+    def may_lead(self) -> bool:
+        """May campaign: electable, and there is a state to lead with."""
+        return self.electable and not self.refill
 
     @property
     def role_name(self) -> Role:

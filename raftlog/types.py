@@ -146,6 +146,10 @@ class HardState:
     commit: int = 0
     mode: Mode = Mode.VOTER
     recover_to: LogId = ZERO
+    highest: LogId = ZERO
+    """The greatest position that was ever durable here: whatever this peer acknowledged is at or below it."""
+    ends: LogId = ZERO
+    """The log on the disk reaches at least to here: if it does not, entries were lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,10 @@ class Restored:
 
     `base` is the last purged position (ZERO if none) and `base_membership` the membership as of `base`; `entries` are
     the entries after it, without gaps; `applied` is the durable position of the state machine, base <= applied.
+
+    With `refill` there is no state as of `applied`, which is the base: the peer keeps the log and votes, but applies and
+    leads nothing before it got an image. `clean`: the peer had stopped in good order. `mended`: what was found damaged
+    and how it was dealt with, a line each.
     """
 
     hard: HardState
@@ -162,6 +170,9 @@ class Restored:
     entries: tuple[Entry, ...]
     applied: LogId
     boot: int = 1
+    refill: bool = False
+    clean: bool = True
+    mended: tuple[str, ...] = ()
 
 
 class Role(IntEnum):

@@ -3,9 +3,11 @@
 PEER_INFO      []     [OK, {name, cluster, gid, peer, incarnation, boot}]
 PEER_STATUS    []     [OK, {all of info, and: role, mode, term, vote, leader, commit, applied, flushed, last, base,
                             state_hash, log_bytes, pending_bytes, requests_sent, messages_sent, commits, shards,
-                            map_used_bytes, no_space}]: requests_sent and messages_sent since the process began (requests
-                            are messages that want an answer, to peers and to servers), commits of both environments
-                            since they were made, each synced with two disk barriers
+                            map_used_bytes, no_space, health, recover_to, refill, mended [text],
+                            scrub {records rounds found mended}}]: requests_sent and messages_sent since the process
+                            began (requests are messages that want an answer, to peers and to servers), commits of both
+                            environments since they were made, each synced with two disk barriers; health is "ok" or
+                            what keeps the peer from being whole
 PEER_TRANSFER  [peer] [OK, whether it was begun]
 PEER_SHUTDOWN  []     [OK, true]: leadership is handed over, then the process ends
 PEER_FAILPOINTS [spec ...]  [OK, [[name, what, spec, reached] ...]]: arm some (see `store.failpoints`), show all. Only of a
@@ -24,6 +26,7 @@ from shardkv.methods import Method
 from store.failpoints import PLACES, BadFailpoint, arm
 
 if TYPE_CHECKING:
+    from raftlog.node_values import NodeStatus
     from shardkv.host import PeerHost
 
 
@@ -39,6 +42,15 @@ def failpoints(specs: list[Any], *, allowed: bool) -> list[Any]:
     except BadFailpoint as problem:
         return error(Code.BAD_REQUEST, str(problem))
     return [int(Code.OK), [[p.name, p.what, p.spec, p.reached] for p in PLACES.values()]]
+
+
+def health(status: NodeStatus) -> str:
+    """What keeps a peer from being whole, in a few words; "ok" if nothing does."""
+    if status.refill:
+        return "no state: waits for an image"
+    if status.recover_to is not None:
+        return f"recovering to {status.recover_to.term}:{status.recover_to.index}"
+    return "ok"
 
 
 class Admin:
@@ -111,4 +123,14 @@ class Admin:
             "shards": [list(row) for row in host.machine.shard_table(host.rsm.view)],
             "map_used_bytes": host.state_engine.info().used_bytes,
             "no_space": host.node.no_space,
+            "health": health(status),
+            "recover_to": None if status.recover_to is None else list(status.recover_to),
+            "refill": status.refill,
+            "mended": list(host.mended),
+            "scrub": {
+                "records": host.scrub.records,
+                "rounds": host.scrub.rounds,
+                "found": host.scrub.found,
+                "mended": host.scrub.mended,
+            },
         }

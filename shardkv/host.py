@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import SystemRandom
@@ -19,20 +19,23 @@ import trio
 
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.durable import LOG_TABLES, fill_log, fill_state, read_applied, recover, state_tables
+from raftlog.durable import LOG_TABLES, fill_log, fill_state, read_applied, state_tables
 from raftlog.net.base import Request
 from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport, parse_address
 from raftlog.net.tcp_server import TcpServer
 from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
+from raftlog.scrubbing import Scrub
 from raftlog.types import ZERO, Member, Membership, Restored
 from shardkv.admin import Admin
 from shardkv.disk_watch import STATE_STALL_S, watch_disk
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
 from shardkv.kvmachine import VersionedMachine
+from shardkv.peer_disk import open_disk
 from shardkv.routing import REPORT
 from shardkv.server import Extra, GroupServer
+from store.engine import CorruptRecord
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
 from store.space import make_ballast
@@ -106,6 +109,15 @@ def create_peer(spec: PeerSpec, machine: VersionedMachine | None = None) -> None
     LmdbEngine.create(log, LOG_TABLES, spec.stamp("log"), lambda txn: fill_log(txn, spec.membership))
 
 
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
 def die(name: str, on_event: Callable[[Event], None], error: BaseException) -> None:
     """End the process now: nothing may be answered after a failed commit, and nothing may be retried."""
     text = f"{name}: fatal: {error}"
@@ -147,24 +159,38 @@ class PeerHost:
         on_event: Callable[[Event], None],
         *,
         config_of: Callable[[Any], Any] = lambda view: None,
+        damage: str = "",
     ) -> None:
+        """`damage` is what a host before this one found wrong with state/ while it ran."""
         self.spec = spec
+        self.damage = damage
         self.machine = machine
         self.on_event = on_event
         self._config_of = config_of
         self.rng = SystemRandom()
 
     def _fatal(self, error: BaseException) -> None:
-        die(self.spec.name, self.on_event, error)
+        if isinstance(error, CorruptRecord):
+            self.start_over(str(error))
+        else:
+            die(self.spec.name, self.on_event, error)
+
+    def start_over(self, damage: str) -> None:
+        """state/ is damaged, and holds no promise: end this host; the next one begins with an empty state/."""
+        self.damage = self.damage or damage
+        self._scope.cancel()
 
     def open(self) -> Restored:
-        """Open and recover the disk, and say what it says. Raises `StoreError`; then nothing was lost."""
+        """Open and recover the disk, mend what may be mended, and say what it says. Raises `StoreError`; then nothing was
+        lost."""
         spec = self.spec
-        self.log_engine = LmdbEngine.open(spec.directory / "log", LOG_TABLES, spec.stamp("log"))
-        state_names = state_tables(self.machine.tables)
-        self.state_engine = LmdbEngine.open(spec.directory / "state", state_names, spec.stamp("state"))
+        damage, self.damage = self.damage, ""
+        disk = open_disk(spec.directory, spec.stamp("log"), self.machine, wall_ms(), damage)
+        self.log_engine, self.state_engine, restored = disk.log, disk.state, disk.restored
         make_ballast(spec.directory)
-        restored = recover(self.log_engine, self.state_engine, wall_ms())
+        self.mended = restored.mended
+        for text in restored.mended:
+            self.on_event({"event": "mended", "text": text})
         self.log = ThreadWriter(self.log_engine, self._fatal, name="log")
         self.state = ThreadWriter(self.state_engine, self._fatal, name="state")
         self.rsm = Rsm(self.machine, self.state)
@@ -179,7 +205,8 @@ class PeerHost:
                 "last": list(last),
                 "applied": list(restored.applied),
                 "config": self._config_of(self.rsm.view),
-                "state_hash": state_hash.hex() if restored.applied != ZERO else "",
+                "state_hash": state_hash.hex() if restored.applied != ZERO and not restored.refill else "",
+                "mode": "refilling" if restored.refill else restored.hard.mode.name.lower(),
             }
         )
         return restored
@@ -189,9 +216,23 @@ class PeerHost:
         stop: trio.Event,
         make_service: Callable[[PeerHost, TcpRpcClient], Service] | None = None,
     ) -> None:
-        """Until `stop`: then hand over leadership, flush, close. Raises `OSError` if the port can't be had."""
-        spec = self.spec
+        """Until `stop`: then hand over leadership, flush, close. Ends before with `damage` set if state/ turns out to be
+        damaged: what fails its check is not served, and the next host has it refilled. Raises `OSError` if the port can't
+        be had."""
         restored = self.open()
+        self._scope = trio.CancelScope()
+        try:
+            with self._scope:
+                await self._run(restored, stop, make_service)
+        except* CorruptRecord as found:
+            self.damage = self.damage or str(next(leaves(found)))
+        self.close()
+        self.on_event({"event": "trouble", "text": self.damage} if self.damage else {"event": "stopped"})
+
+    async def _run(
+        self, restored: Restored, stop: trio.Event, make_service: Callable[[PeerHost, TcpRpcClient], Service] | None
+    ) -> None:
+        spec = self.spec
         core = RaftCore(spec.peer, spec.config, restored, self.rng, boot_clock())
         transport = TcpTransport(spec.cluster, spec.gid, spec.peer, spec.incarnation, spec.dialled(), self.rng)
         transport.on_trouble = self._trouble
@@ -209,6 +250,7 @@ class PeerHost:
             lease_reads=spec.lease_reads,
             trouble=self._trouble,
         )
+        self.scrub = Scrub(self.node, spec.stamp("log"), hurry=not restored.clean)
         async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self.server = GroupServer(self.node, self.machine, spec.address_of)
             service = make_service(self, rpc) if make_service is not None else None
@@ -219,7 +261,7 @@ class PeerHost:
                 spec.peer,
                 self.server.on_requests,
                 self.node.deliver,
-                lambda peer: core.state.membership.incarnation_of(peer),
+                self._incarnation_of,
                 self._trouble,
             )
             address = await nursery.start(server.serve, spec.listen)
@@ -227,12 +269,16 @@ class PeerHost:
             nursery.start_soon(transport.run)
             nursery.start_soon(self._watch)
             nursery.start_soon(self._report_roles)
+            nursery.start_soon(self.scrub.run)
             if service is not None:
                 nursery.start_soon(service.run)
             nursery.start_soon(self._stop_when, stop, nursery.cancel_scope)
             await self.node.run()
-        self.close()
-        self.on_event({"event": "stopped"})
+
+    def _incarnation_of(self, peer: int) -> int | None:
+        """By the log; a peer that has no log yet goes by its settings."""
+        membership = self.node.core.state.membership
+        return membership.incarnation_of(peer) if membership.voters else self.spec.incarnations.get(peer)
 
     def _extra(self, service: Service | None, rpc: TcpRpcClient, stop: trio.Event) -> Extra:
         admin = Admin(self, rpc, stop)
@@ -307,4 +353,16 @@ class AddressReport:
 
 async def run_peer(spec: PeerSpec, *, on_event: Callable[[Event], None], stop: trio.Event) -> None:
     """A peer of a shard group, until `stop`."""
-    await PeerHost(spec, GroupMachine(spec.shards), on_event).run(stop, lambda host, rpc: AddressReport(spec, rpc))
+    await live(
+        lambda damage: PeerHost(spec, GroupMachine(spec.shards), on_event, damage=damage),
+        lambda host: host.run(stop, lambda host, rpc: AddressReport(spec, rpc)),
+    )
+
+
+async def live(make: Callable[[str], PeerHost], run: Callable[[PeerHost], Awaitable[None]]) -> None:
+    """One host after another, as long as they end for damage that the next one mends."""
+    host = make("")
+    await run(host)
+    while host.damage:
+        host = make(host.damage)
+        await run(host)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.engine import CannotOpen, FormatMismatch
+from store.engine import CannotOpen, Damaged, FormatMismatch
 
 DATA_FILE = "data.mdb"
 OWNER_FILE = "owner.lock"
@@ -39,11 +39,11 @@ class Shape:
 
 
 def read_shape(path: Path) -> Shape:
-    """Of the data file in this directory. `CannotOpen` if it is missing or its head is damaged, `FormatMismatch` if
+    """Of the data file in this directory. `Damaged` if it is missing or its head is damaged, `FormatMismatch` if
     another generation of LMDB wrote it. May be read while its owner writes."""
     file = path / DATA_FILE
     if not file.is_file():
-        raise CannotOpen(f"{path} holds no database: {DATA_FILE} is missing")
+        raise Damaged(f"{path} holds no database: {DATA_FILE} is missing")
     with file.open("rb") as stream:
         metas = [_read_meta(stream.read(_HEAD_BYTES), 0, file)]
         page = metas[0][2]
@@ -56,18 +56,18 @@ def read_shape(path: Path) -> Shape:
 def _read_meta(head: bytes, number: int, file: Path) -> tuple[int, int, int]:
     """(transaction, last page, page size) of a meta page."""
     if len(head) < _HEAD_BYTES:
-        raise CannotOpen(f"{file} is damaged: cut off inside its meta page {number}")
+        raise Damaged(f"{file} is damaged: cut off inside its meta page {number}")
     flags = struct.unpack_from("=H", head, 10)[0]
     magic, version = struct.unpack_from("=II", head, 16)
     if not flags & _META_FLAG or magic != _META_MAGIC:
         if struct.unpack_from("=I", head, 24)[0] == _META_MAGIC:  # LMDB 1.0: its page header is 8 bytes longer
             raise FormatMismatch(f"{file} was written by LMDB 1.x, this program reads LMDB 0.9: export and import it")
-        raise CannotOpen(f"{file} is damaged: page {number} is no meta page of LMDB")
+        raise Damaged(f"{file} is damaged: page {number} is no meta page of LMDB")
     if version != _DATA_VERSION:
         raise FormatMismatch(f"{file} has LMDB data format {version}, this program reads {_DATA_VERSION}")
     page = struct.unpack_from("=I", head, 40)[0]
     if page not in _PAGE_SIZES:
-        raise CannotOpen(f"{file} is damaged: pages of {page} bytes")
+        raise Damaged(f"{file} is damaged: pages of {page} bytes")
     last, txnid = struct.unpack_from("=QQ", head, 136)
     return txnid, last, page
 

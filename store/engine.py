@@ -44,6 +44,10 @@ class CannotOpen(StoreError):
     """The directory is not there, there already, in use, or its file is damaged; one line says which."""
 
 
+class Damaged(CannotOpen):
+    """The file is there and is not what LMDB wrote: it is damaged, or cut off. Nothing of it may be believed."""
+
+
 class CommitFailed(StoreError):
     """A commit raised. What it held may or may not be on disk: the peer must die and recover, never retry."""
 

@@ -12,8 +12,9 @@ import cbor2
 
 from store.engine import FormatMismatch, ReadTxn, WriteTxn
 
-FORMAT_VERSION = 1
-"""The newest format of a directory that this program reads; it writes this one."""
+FORMAT_VERSION = 2
+"""The newest format of a directory that this program reads; it writes this one. In format 1 a log/ has no second copy of
+its hard state."""
 
 KEY = b"format"
 
@@ -48,6 +49,13 @@ def write_stamp(txn: WriteTxn, stamp: Stamp) -> None:
     """Part of the transaction that creates the environment."""
     row = [stamp.version, stamp.engine, stamp.generation, stamp.kind, stamp.cluster]
     txn.put("meta", KEY, cbor2.dumps([*row, stamp.gid, stamp.peer, stamp.incarnation]))
+
+
+def upgrade_stamp(txn: WriteTxn) -> None:
+    """Have the stamp say that the environment is in the newest format, in the transaction that makes it true."""
+    payload = txn.get("meta", KEY)
+    if payload is not None and (row := cbor2.loads(payload))[0] < FORMAT_VERSION:
+        txn.put("meta", KEY, cbor2.dumps([FORMAT_VERSION, *row[1:]]))
 
 
 _TYPES = (int, str, int, str, bytes, int, int, int)

@@ -34,6 +34,7 @@ from store.engine import (
     MAX_KEY_BYTES,
     CommitFailed,
     CorruptRecord,
+    Damaged,
     EngineInfo,
     Fenced,
     Snapshot,
@@ -53,6 +54,7 @@ MAP_SIZE_BYTES = 16 << 30
 MAX_READERS = 126
 TEMPORARY_SUFFIX = ".new"
 
+_DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
 _open_paths: dict[Path, int] = {}  # what this process (its id, lest a child believes it) has open for writing
 _ENDED: dict[str, Any] = {}  # the tables of a transaction that has ended
 
@@ -62,7 +64,8 @@ def _opening(path: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise CannotOpen(f"{path} cannot be opened: {error}") from error
+        kind = Damaged if isinstance(error, _DAMAGE) else CannotOpen
+        raise kind(f"{path} cannot be opened: {error}") from error
 
 
 # --- transactions --------------------------------------------------------------------------------------------------
@@ -231,10 +234,9 @@ class LmdbEngine:
         *,
         map_size_bytes: int = MAP_SIZE_BYTES,
     ) -> None:
-        """Make a new environment with what `fill` writes. On return it is durable under its name; after a crash it is
-        either whole or not there (a leftover of an earlier crash is removed). `tables` must have "meta", for the stamp.
-        Raises `CannotOpen` if the path exists, `CommitFailed` if there is no room, and whatever `fill` raises; then it
-        is not there."""
+        """Make a new environment with what `fill` writes. On return it is durable under its name; after a crash or an error
+        it is whole or not there (a leftover is removed). `tables` must have "meta", for the stamp. Raises `CannotOpen` if
+        the path exists, `CommitFailed` if there is no room, and whatever `fill` raises."""
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         with _opening(path), ExitStack() as undo:
             make_directory(path.parent)
@@ -429,8 +431,7 @@ class LmdbEngine:
             return int(txn.stat(self._dbs[table])["entries"])
 
     def damaged(self, table: str, told: Callable[[int], object] = lambda count: None) -> Iterator[tuple[bytes, str]]:
-        """(key, what is wrong) of every record that fails its check. For inspection; a good table gives nothing. `told` is
-        called now and then with how many more records were looked at."""
+        """(key, what is wrong) of every record that fails its check. `told` hears now and then how many more were seen."""
         self._check()
         with self._env.begin(buffers=False) as txn, txn.cursor(db=self._dbs[table]) as cursor:
             for number, (key, record) in enumerate(cursor, 1):
@@ -452,8 +453,7 @@ class LmdbEngine:
         self._dbs.clear()
 
     def close(self) -> None:
-        """See `Engine.close`. While a commit hangs in another thread the files are left to the end of the process, and so
-        is the ownership: the commit may still happen."""
+        """See `Engine.close`. While a commit hangs in another thread files and ownership last as long as the process."""
         self._over = self._over or "is closed"
         self._dbs.clear()
         if self._writing.acquire(blocking=False):  # for good

@@ -17,12 +17,12 @@ from typing import Any
 from lmdb import verify as lmdb_verify
 
 from store.directory import DATA_FILE, has_owner, read_shape
-from store.engine import CannotOpen
+from store.engine import Damaged
 from store.lmdb_metas import check_succession
 
 
 def check_structure(path: Path) -> None:
-    """Raise `CannotOpen` for a data file that LMDB could not open or that would kill the process: no file, too short, no
+    """Raise `Damaged` for a data file that LMDB could not open or that would kill the process: no file, too short, no
     meta page, meta pages that do not follow each other, or a page in use is cut off. Reads only; the file may belong to a
     live owner."""
     check_pages(path, has_owner)  # a live owner has looked, and goes on writing
@@ -37,7 +37,7 @@ def check_pages(path: Path, trusted: Callable[[Path], bool] = lambda path: False
         return None
     if not trusted(path) and (wrong := verify_pages(path)):
         sizes = f"{shape.size_bytes} bytes of {shape.needed_bytes}"
-        raise CannotOpen(f"{path / DATA_FILE} is damaged: {sizes}, it was cut off: {wrong[0]}")
+        raise Damaged(f"{path / DATA_FILE} is damaged: {sizes}, it was cut off: {wrong[0]}")
     return shape.size_bytes
 
 

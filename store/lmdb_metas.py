@@ -36,7 +36,7 @@ from struct import unpack_from
 from typing import BinaryIO, NamedTuple
 
 from store.directory import DATA_FILE
-from store.engine import CannotOpen
+from store.engine import Damaged
 
 _NO_PAGE = (1 << 64) - 1
 _BRANCH, _LEAF, _ELSEWHERE = 1, 2, 1
@@ -62,7 +62,7 @@ class _Wrong(Exception):
 
 
 def check_succession(path: Path, written: Callable[[Path], bool] = lambda path: False) -> None:
-    """Raise `CannotOpen` if the meta pages of the data file in this directory do not follow each other. The head of the
+    """Raise `Damaged` if the meta pages of the data file in this directory do not follow each other. The head of the
     file must have been checked (`directory.read_shape`). While somebody writes to it, which `written` may tell, nothing is
     said."""
     try:
@@ -73,7 +73,7 @@ def check_succession(path: Path, written: Callable[[Path], bool] = lambda path: 
         if written(path):
             return
         why = "a page that they need is cut off" if isinstance(error, StructError) else str(error)
-        raise CannotOpen(f"{path / DATA_FILE} is damaged: its meta pages do not follow each other: {why}") from error
+        raise Damaged(f"{path / DATA_FILE} is damaged: its meta pages do not follow each other: {why}") from error
 
 
 def _meta(file: BinaryIO, slot: int, page_bytes: int) -> Meta:

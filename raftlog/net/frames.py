@@ -26,7 +26,8 @@ from raftlog.codec import MAX_INT, CodecError, array, decode_message, dumps, enc
 from raftlog.messages import Message
 
 MAGIC = b"SKVR"
-PROTOCOL = 1
+PROTOCOL = 2
+"""1 had no `refill` in a heartbeat's answer."""
 MAX_FRAME_BYTES = 8 << 20
 """The longest frame, in bytes, without its length. Above the largest append and the largest page."""
 MAX_HANDSHAKE_BYTES = 512

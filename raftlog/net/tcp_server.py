@@ -256,7 +256,9 @@ class TcpServer:
         wanted = self._incarnation_of(hello.sender)
         if wanted is None:
             return f"peer {hello.sender} is no member of group {self._gid}"
-        if wanted != hello.incarnation:
+        if (
+            hello.incarnation < wanted
+        ):  # a later one is its own: this peer has not heard of it yet (`raftlog.replacing`)
             return f"peer {hello.sender} has incarnation {hello.incarnation}; the membership says {wanted}"
         return ""
 

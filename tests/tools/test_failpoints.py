@@ -13,9 +13,12 @@ import trio
 
 import shardkv
 from ctrler.clerk import ControllerClerk
+from raftlog.durable import LOG_TABLES
 from raftlog.net.base import CallFailed, RpcClient
 from shardkv.errors import KvError
 from store.failpoints import EXIT_CODE, PLACES
+from store.lmdb_engine import LmdbEngine
+from tests.tools.inspect.small_peer import damage_record
 from tests.tools.test_crash import clients, controllers, running
 from tools.admin import failpoints, peer_statuses
 from tools.cluster import Layout, LocalCluster
@@ -165,6 +168,7 @@ async def test_killed_at_every_place_in_every_role(tmp_path: Path, monkeypatch: 
             for point in of("purge"):
                 await it.strike(await it.role(1, role), point, it.puts)
         await images(it)
+        await mending(it)
         await it.check()
         known = {name for name in PLACES if not name.startswith(("job.", "write."))}
         assert it.hit == known, f"never killed at {sorted(known - it.hit)}"
@@ -206,6 +210,23 @@ async def images(it: Bench) -> None:
     assert await it.cluster.process(leader).wait_ended(30), f"{leader} sends no image"
     it.hit.add("image.send")
     await it.cluster.start(leader)
+    await it.caught_up(name)
+
+
+async def mending(it: Bench) -> None:
+    """A peer with a damaged entry, and then with a damaged line of its journal, is killed at each step of mending it."""
+    name = await it.role(1, "follower")
+    await it.cluster.kill(name)
+    for table, step in (("entries", "start.mend"), ("journal", "rewrite")):
+        engine = LmdbEngine.open_readonly(it.cluster.folder / name / "log", LOG_TABLES)
+        with engine.read() as txn:
+            last = txn.last(table)
+        engine.close()
+        assert last is not None
+        damage_record(it.cluster.folder / name, "log", table, last[0])
+        for point in of(step):
+            await it.strike_start(name, point)
+    await it.cluster.start(name)
     await it.caught_up(name)
 
 

@@ -126,7 +126,7 @@ def down(folder: Path, as_json: bool) -> None:
     put_out({"ended": names}) if as_json else click.echo(f"{len(names)} peers ended")
 
 
-_COLUMNS = ("name", "state", "role", "term", "commit", "applied", "last", "log_bytes", "address", "pid")
+_COLUMNS = ("name", "state", "health", "role", "term", "commit", "applied", "last", "log_bytes", "address", "pid")
 
 
 @click.command()
@@ -138,7 +138,8 @@ def status(folder: Path, as_json: bool) -> None:
     \b
     Example: shardkv status
     --json: one object per peer: name gid peer address state pid, and of one that answers role term leader commit applied
-    flushed last base state_hash boot requests_sent log_bytes pending_bytes shards map_used_bytes no_space.
+    flushed last base state_hash boot requests_sent log_bytes pending_bytes shards map_used_bytes no_space health recover_to
+    refill mended scrub.
     """
     rows = _do(folder, lambda cluster: cluster.status())
     if as_json:

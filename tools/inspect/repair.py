@@ -323,7 +323,12 @@ def _kept_log(half: Half, first: int, last: int) -> Iterator[Record]:
 
 
 def _finish_log(txn: WriteTxn, plan: Plan, survey: Survey, audit: dict[str, Any]) -> None:
-    write_hard(txn, plan.hard)
+    hard = plan.hard
+    if plan.way != "whole":
+        last = txn.last("entries")
+        ends = plan.base[0] if last is None else unpack_entry(loads(last[1])).id
+        hard = replace(hard, ends=ends, highest=max(hard.highest, hard.recover_to, ends))
+    write_hard(txn, hard)
     write_base(txn, *plan.base)
     boot = survey.boot or max((record.boot for record in read_journal(txn)), default=0)
     txn.put("meta", b"boot", dumps(boot))

@@ -269,7 +269,7 @@ MUTANTS = (
         "intent-dropped-at-start",
         "lessons 9; design.md, two environments",
         "a crash in the middle of installing an image: the start forgets the half that is missing",
-        (Edit("raftlog.durable", "            if intent[0] == applied:", "            if False:"),),
+        (Edit("raftlog.durable", "            if intent[0] == applied[0]:", "            if False:"),),
     ),
     Mutant(
         "purge-past-the-durable-applied",

@@ -10,7 +10,7 @@ import trio
 
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.durable import LOG_TABLES, fill_log, fill_state, recover, state_tables
+from raftlog.durable import LOG_TABLES, StateLost, fill_log, fill_state, recover, state_tables
 from raftlog.machine import StateMachine
 from raftlog.net.base import Request
 from raftlog.net.sim import SimHost
@@ -20,8 +20,8 @@ from raftlog.sessions import SESSIONS_MAX
 from raftlog.types import Member, Membership
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
-from store.engine import CannotOpen, StoreError
-from store.memory_engine import MemoryEngine
+from store.engine import CannotOpen, CorruptRecord, StoreError
+from store.memory_engine import MemoryDisk, MemoryEngine
 from tools.sim.disk import SimWriter
 from tools.sim.world import World
 
@@ -135,6 +135,10 @@ class SimGroup:
         self.peers: dict[int, SimPeer] = {}
         self._made: set[str] = set()
         self.died: list[tuple[int, BaseException]] = []
+        self.damaged: set[int] = set()
+        """Peers whose state/ was found damaged while they ran: they start with an empty one."""
+        self.mended: list[tuple[int, str]] = []
+        """What peers found damaged on their disks when they started."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -155,21 +159,29 @@ class SimGroup:
         if fresh and name in self._made:
             raise CannotOpen(f"{name} was made before and its directory is empty: it may not vote")
         self._made.add(name)
-        state_disk, _ = world.disk(name, "state", state_tables(machine.tables))
+        state_disk, empty = world.disk(name, "state", state_tables(machine.tables))
         if fresh:
             with MemoryEngine(log_disk).write() as txn:
                 fill_log(txn, self.membership)
-            with MemoryEngine(state_disk).write() as txn:
-                fill_state(txn)
+        if empty or peer in self.damaged:
+            state_disk = self._empty_state(peer, machine)
 
         def fatal(error: BaseException) -> None:
+            if isinstance(error, CorruptRecord):
+                self.damaged.add(peer)
             self.died.append((peer, error))
             self.crash(peer)
 
         clock = world.clock(name)
         log = world.writer(host, "log", log_disk, fatal)
+        try:
+            restored = recover(log.engine, MemoryEngine(state_disk), world.wall_ms())
+        except StateLost as lost:
+            state_disk = self._empty_state(peer, machine)
+            restored = recover(log.engine, MemoryEngine(state_disk), world.wall_ms())
+            self.mended.append((peer, str(lost)))
+        self.mended += [(peer, note) for note in restored.mended]
         state = world.writer(host, "state", state_disk, fatal)
-        restored = recover(log.engine, state.engine, world.wall_ms())
         rsm = Rsm(machine, state, sessions_max=self.sessions_max)
         rng = world.rng("election", name, restored.boot)
         make = RaftCore if world.watch is None else world.watch.core_of(self.gid, log_disk, clock)
@@ -200,6 +212,14 @@ class SimGroup:
         if self.service is not None:
             self.service(self, peer, alive)
 
+    def _empty_state(self, peer: int, machine: StateMachine) -> MemoryDisk:
+        """What becomes of a state/ that cannot be used."""
+        self.damaged.discard(peer)
+        disk = self.world.disks[self.names[peer], "state"] = MemoryDisk(state_tables(machine.tables))
+        with MemoryEngine(disk).write() as txn:
+            fill_state(txn)
+        return disk
+
     async def _run(self, peer: SimPeer) -> None:
         try:
             with peer.scope:
@@ -210,7 +230,10 @@ class SimGroup:
                     nursery.cancel_scope.cancel()
         except* StoreError as errors:
             if peer.host.alive:  # a dead one's last turn before its cancellation reaches nothing: as it must be
-                peer.died(errors.exceptions[0])
+                error: BaseException = errors
+                while isinstance(error, BaseExceptionGroup):
+                    error = error.exceptions[0]
+                peer.died(error)
 
     def _guarded(
         self, server: GroupServer, fatal: Callable[[BaseException], None]

@@ -84,8 +84,8 @@ def test_the_answer_to_a_handshake_comes_back(reason: str) -> None:
 
 
 def test_another_version_of_the_protocol_is_told_apart_from_nonsense() -> None:
-    with pytest.raises(WrongProtocol, match=f"protocol 2, this is {PROTOCOL}"):
-        decode_hello(dumps([b"SKVR", 2, "and", "more"]))
+    with pytest.raises(WrongProtocol, match=f"protocol {PROTOCOL + 1}, this is {PROTOCOL}"):
+        decode_hello(dumps([b"SKVR", PROTOCOL + 1, "and", "more"]))
     with pytest.raises(FrameError, match="no handshake of shardkv"):
         decode_hello(dumps([b"HTTP", 1]))
 

@@ -11,7 +11,7 @@ import pytest
 
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.durable import LOG_TABLES, read_journal, recover, write_hard, write_intent
+from raftlog.durable import HARD_COPY, LOG_TABLES, read_journal, recover, write_hard, write_intent
 from raftlog.messages import AppendEntries, Envelope, RequestVote, VoteReply
 from raftlog.types import HardState, LogId, Mode, Restored
 from store.engine import CannotOpen
@@ -68,7 +68,8 @@ def test_a_bad_entry_needs_unsafe_and_then_marks_the_peer(peer: Path, tmp_path: 
     assert (audit["way"], audit["last"], audit["recover_to"]) == ("cut", 7, [2, 10])
     assert not findings([tmp_path / "new"])
     restored = started(tmp_path / "new")
-    assert restored.hard == HardState(5, 2, 7, Mode.RECOVERING, LogId(2, 10))
+    hard = HardState(5, 2, 7, Mode.RECOVERING, LogId(2, 10), highest=LogId(2, 10), ends=LogId(2, 7))
+    assert restored.hard == hard
     assert [e.id.index for e in restored.entries] == list(range(1, 8))
     log = LmdbEngine.open(tmp_path / "new" / "log", LOG_TABLES, None)
     with log.read() as txn:
@@ -91,11 +92,13 @@ def test_without_log_and_state_only_the_promises_stay(peer: Path, tmp_path: Path
     audit = repair_peer(peer, tmp_path / "new", unsafe=True)
     assert audit["way"] == "empty"
     restored = started(tmp_path / "new")
-    assert restored.hard == HardState(5, 2, 0, Mode.RECOVERING, LogId(5, 10)) and not restored.entries
+    hard = HardState(5, 2, 0, Mode.RECOVERING, LogId(5, 10), highest=LogId(5, 10))
+    assert restored.hard == hard and not restored.entries
 
 
 def test_an_unreadable_hard_state_is_refused_even_so(peer: Path, tmp_path: Path) -> None:
     damage_record(peer, "log", "meta", b"hard")
+    damage_record(peer, "log", "journal", HARD_COPY)
     with pytest.raises(CannotOpen, match="whom it voted for is unknown"):
         repair_peer(peer, tmp_path / "new", unsafe=True)
     assert not (tmp_path / "new").exists()
