@@ -11,6 +11,7 @@ import trio
 from ctrler.service import ControllerService, read_routing
 from raftlog.net.base import RpcClient
 from raftlog.net.tcp import TcpRpcClient
+from raftlog.types import LogId
 from shardkv.group_clerk import GroupClerk
 from shardkv.host import Event, PeerHost, PeerSpec, create_peer, live, wall_ms
 from shardkv.kvmachine import KvMachine
@@ -18,12 +19,12 @@ from shardkv.kvsrv_host import KvServerHost, create_kvsrv
 from store.engine import ReadTxn
 
 
-def create_controller(spec: PeerSpec) -> None:
-    """The explicit bootstrap of a controller peer's directory. Raises `CannotOpen` if it exists."""
+def create_controller(spec: PeerSpec, recover_to: LogId | None = None) -> None:
+    """The explicit bootstrap of a controller peer's directory; see `create_peer`. Raises `CannotOpen` if it exists."""
     if spec.store == "kvsrv":
         create_kvsrv(spec, KvMachine())
     else:
-        create_peer(spec, KvMachine())
+        create_peer(spec, KvMachine(), recover_to)
 
 
 def configuration(view: ReadTxn, shards: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, assert_never
 
-from raftlog import elections, following, leading
+from raftlog import elections, following, leading, members
 from raftlog.config import RaftConfig
 from raftlog.leading import Refusal
 from raftlog.messages import (
@@ -258,6 +258,20 @@ class RaftCore:
         role.transfer_asked = False
         role.transfer_until = now + state.config.election_max_s
         return True
+
+    def replace_member(self, peer: PeerId, incarnation: int, time_ms: int, now: float) -> LogId | str:
+        """Append a membership with another incarnation of a voter whose disk is gone; where, or why not. It does what it
+        is for once it is committed (see `raftlog.replacing`)."""
+        state = self.state
+        state.now = now
+        self._check_quorum(now)
+        if not isinstance(state.role, Leader):
+            return "this peer does not lead"
+        if why := members.why_not(state, state.role, peer, incarnation, now):
+            return why
+        membership = members.with_successor(state.membership, peer, incarnation)
+        (outcome,) = leading.propose(state, state.role, [members.proposal(membership, time_ms)], now)
+        return outcome if isinstance(outcome, LogId) else f"not taken: {outcome.name.lower()}"
 
     # --- storage -------------------------------------------------------------------------------------------------
 

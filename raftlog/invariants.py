@@ -327,6 +327,10 @@ class GroupWitness:
             self.committed_in[entry.index] = state.term if before is None else min(before, state.term)
         self._seen[state.me, state.boot] = state.commit
 
+    def forget(self, peer: PeerId) -> None:
+        """The peer begins anew, with boot 1: nothing of it was compared yet."""
+        self._seen = {key: upto for key, upto in self._seen.items() if key[0] != peer}
+
     def _check_complete(self, core: RaftCore) -> None:
         state = core.state
         for index, entry in self.committed.items():

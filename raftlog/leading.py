@@ -36,11 +36,16 @@ def become_leader(state: CoreState, now: float) -> None:
 
 
 def refresh_members(state: CoreState, leader: Leader, now: float) -> None:
-    """Follow the membership in force: progress for every peer in it and for nobody else."""
+    """Follow the membership in force: progress for every peer in it and for nobody else. The successor of a peer whose disk
+    is gone begins with nothing, and counts when it says so."""
     peers = state.peers()
     for peer in peers:
-        if peer not in leader.progress:
-            leader.progress[peer] = Progress(next=leader.term_start, heard=now)
+        incarnation = state.membership.incarnation_of(peer) or 0
+        known = leader.progress.get(peer)
+        if known is None or known.incarnation != incarnation:
+            leader.progress[peer] = Progress(
+                leader.term_start, heard=now, counts=known is None, incarnation=incarnation
+            )
     for gone in sorted(set(leader.progress) - set(peers)):
         del leader.progress[gone]
 

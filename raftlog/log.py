@@ -34,6 +34,11 @@ class LogView:
         """The membership in force: the latest in the log, committed or not (section 6)."""
         return self._memberships[-1][1]
 
+    @property
+    def membership_since(self) -> int:
+        """The index since which it is in force."""
+        return self._memberships[-1][0]
+
     def membership_at(self, index: int) -> Membership:
         """The latest membership at or below `index`, which must not be below the base."""
         if index < self.base.index:

@@ -148,6 +148,12 @@ class Node:
         """The log's beginning is being removed."""
         return self._purging
 
+    def replace_member(self, peer: PeerId, incarnation: int) -> LogId | str:
+        """See `RaftCore.replace_member`; use `raftlog.replacing.take_in`."""
+        outcome = self.core.replace_member(peer, incarnation, self.wall_ms(), self.clock())
+        self._ring()
+        return outcome
+
     def save_again(self) -> None:
         """Have term and vote written anew: a copy of them on the disk is damaged."""
         self.core.save_again()

@@ -27,7 +27,7 @@ class Flow(IntEnum):
 
 @dataclass(slots=True)
 class Progress:
-    """What a leader knows of one peer. Invariant: match < next; `match` is durable at the peer."""
+    """What a leader knows of one `incarnation` of a peer. Invariant: match < next; `match` is durable at the peer."""
 
     next: int
     match: int = 0
@@ -37,6 +37,7 @@ class Progress:
     probed: float = float("-inf")
     counts: bool = True
     no_space: bool = False
+    incarnation: int = 0
     context: int = 0
     lease_from: float = float("-inf")
     inflight: deque[tuple[int, int, float]] = field(default_factory=deque)  # (last index, bytes, sent at)

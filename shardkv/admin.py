@@ -9,6 +9,8 @@ PEER_STATUS    []     [OK, {all of info, and: role, mode, term, vote, leader, co
                             environments since they were made, each synced with two disk barriers; health is "ok" or
                             what keeps the peer from being whole
 PEER_TRANSFER  [peer] [OK, whether it was begun]
+PEER_REPLACE   [peer, incarnation]  [OK, [term, index]]: of the leader. Its group has taken in the successor of a peer whose
+                            disk is gone, which recovers to that position (see `raftlog.replacing`); REFUSED with why not
 PEER_SHUTDOWN  []     [OK, true]: leadership is handed over, then the process ends
 PEER_FAILPOINTS [spec ...]  [OK, [[name, what, spec, reached] ...]]: arm some (see `store.failpoints`), show all. Only of a
                             peer that was started for it
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from raftlog.net.base import Request, RpcClient
+from raftlog.replacing import Refused, take_in
 from shardkv.commands import Code, error
 from shardkv.methods import Method
 from store.failpoints import PLACES, BadFailpoint, arm
@@ -28,6 +31,10 @@ from store.failpoints import PLACES, BadFailpoint, arm
 if TYPE_CHECKING:
     from raftlog.node_values import NodeStatus
     from shardkv.host import PeerHost
+
+
+REPLACE_S = 5.0
+"""How long a leader tries to have a successor taken in."""
 
 
 def failpoints(specs: list[Any], *, allowed: bool) -> list[Any]:
@@ -56,8 +63,9 @@ def health(status: NodeStatus) -> str:
 class Admin:
     """Answers them for one peer."""
 
-    def __init__(self, host: PeerHost, rpc: RpcClient, stop: trio.Event) -> None:
+    def __init__(self, host: PeerHost, rpc: RpcClient, stop: trio.Event, tasks: trio.Nursery) -> None:
         self._host = host
+        self._tasks = tasks
         self._rpc = rpc
         self._stop = stop
 
@@ -73,6 +81,8 @@ class Admin:
                 node = self._host.node
                 began = isinstance(to, int) and node.core.transfer(to, node.clock())
                 request.reply([int(Code.OK), began])
+            case Method.PEER_REPLACE:
+                self._tasks.start_soon(self._replace, request)
             case Method.PEER_SHUTDOWN:
                 request.reply([int(Code.OK), True])
                 self._stop.set()
@@ -81,6 +91,17 @@ class Admin:
             case _:
                 return False
         return True
+
+    async def _replace(self, request: Request) -> None:
+        if [type(item) for item in request.args] != [int, int]:
+            request.reply(error(Code.BAD_REQUEST, "the arguments are a peer's number and an incarnation"))
+            return
+        peer, incarnation = request.args
+        outcome = await take_in(self._host.node, peer, incarnation, REPLACE_S)
+        if isinstance(outcome, Refused):
+            request.reply(error(Code.REFUSED, outcome.why))
+        else:
+            request.reply([int(Code.OK), list(outcome)])
 
     def unknown(self, request: Request) -> None:
         """Refuse a method that nobody here knows."""

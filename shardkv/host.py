@@ -19,14 +19,14 @@ import trio
 
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.durable import LOG_TABLES, fill_log, fill_state, read_applied, state_tables
+from raftlog.durable import LOG_TABLES, fill_log, fill_log_recovering, fill_state, read_applied, state_tables
 from raftlog.net.base import Request
 from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport, parse_address
 from raftlog.net.tcp_server import TcpServer
 from raftlog.node import Node, NodeLimits
 from raftlog.rsm import Rsm
 from raftlog.scrubbing import Scrub
-from raftlog.types import ZERO, Member, Membership, Restored
+from raftlog.types import ZERO, LogId, Member, Membership, Restored
 from shardkv.admin import Admin
 from shardkv.disk_watch import STATE_STALL_S, watch_disk
 from shardkv.group import GroupMachine
@@ -35,7 +35,7 @@ from shardkv.kvmachine import VersionedMachine
 from shardkv.peer_disk import open_disk
 from shardkv.routing import REPORT
 from shardkv.server import Extra, GroupServer
-from store.engine import CorruptRecord
+from store.engine import CorruptRecord, WriteTxn
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
 from store.space import make_ballast
@@ -97,16 +97,24 @@ class PeerSpec:
         return None if found is None else f"{found[0]}:{found[1]}"
 
 
-def create_peer(spec: PeerSpec, machine: VersionedMachine | None = None) -> None:
+def create_peer(spec: PeerSpec, machine: VersionedMachine | None = None, recover_to: LogId | None = None) -> None:
     """The explicit bootstrap of a voting peer: its directory, with both environments. Durable on return; after a crash
-    call it again. Raises `CannotOpen` if the peer exists."""
+    call it again. With `recover_to` it is the successor of a peer whose disk is gone, which its group has taken in there
+    (`raftlog.replacing`). Raises `CannotOpen` if the peer exists."""
     tables = (machine or GroupMachine(spec.shards)).tables
     log, state = spec.directory / "log", spec.directory / "state"
     if log.exists():  # made last
         raise CannotOpen(f"{spec.directory} exists already: a peer is bootstrapped once")
+
+    def fill(txn: WriteTxn) -> None:
+        if recover_to is None:
+            fill_log(txn, spec.membership)
+        else:
+            fill_log_recovering(txn, recover_to)
+
     if not state.exists():
         LmdbEngine.create(state, state_tables(tables), spec.stamp("state"), fill_state)
-    LmdbEngine.create(log, LOG_TABLES, spec.stamp("log"), lambda txn: fill_log(txn, spec.membership))
+    LmdbEngine.create(log, LOG_TABLES, spec.stamp("log"), fill)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -254,7 +262,7 @@ class PeerHost:
         async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self.server = GroupServer(self.node, self.machine, spec.address_of)
             service = make_service(self, rpc) if make_service is not None else None
-            self.server.extra = self._extra(service, rpc, stop)
+            self.server.extra = self._extra(service, Admin(self, rpc, stop, nursery))
             server = TcpServer(
                 spec.cluster,
                 spec.gid,
@@ -280,9 +288,7 @@ class PeerHost:
         membership = self.node.core.state.membership
         return membership.incarnation_of(peer) if membership.voters else self.spec.incarnations.get(peer)
 
-    def _extra(self, service: Service | None, rpc: TcpRpcClient, stop: trio.Event) -> Extra:
-        admin = Admin(self, rpc, stop)
-
+    def _extra(self, service: Service | None, admin: Admin) -> Extra:
         def extra(request: Request) -> None:
             if not admin.on_request(request) and not (service is not None and service.on_request(request)):
                 admin.unknown(request)

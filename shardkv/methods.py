@@ -19,6 +19,7 @@ class Method(IntEnum):
     PEER_TRANSFER = 66
     PEER_SHUTDOWN = 67
     PEER_FAILPOINTS = 72
+    PEER_REPLACE = 73
 
 
 CONTROL_METHODS = range(32, 64)

@@ -34,7 +34,7 @@ PURE_MODULES: dict[str, frozenset[str]] = {
         (
             *("raftlog.types", "raftlog.messages", "raftlog.config", "raftlog.log"),
             *("raftlog.roles", "raftlog.saves", "raftlog.state", "raftlog.elections"),
-            *("raftlog.following", "raftlog.leading", "raftlog.core", "raftlog.invariants"),
+            *("raftlog.following", "raftlog.leading", "raftlog.members", "raftlog.core", "raftlog.invariants"),
         ),
         frozenset(),
     ),

@@ -86,6 +86,20 @@ async def failpoints(rpc: RpcClient, address: str, specs: Sequence[str], timeout
     return found
 
 
+async def take_in(rpc: RpcClient, address: str, peer: int, incarnation: int, timeout_s: float = 8.0) -> tuple[int, int]:
+    """Ask a leader to have its group take in the successor of a peer whose disk is gone; the position (term, index) that it
+    recovers to. Raises `Refused` with why not, `CallFailed`: then it may have been taken in, and another incarnation
+    serves."""
+    body = await rpc.call(address, int(Method.PEER_REPLACE), [peer, incarnation], timeout_s=timeout_s)
+    match body:
+        case [int(Code.OK), [int(term), int(index)]]:
+            return term, index
+        case [int(), str(why)]:
+            raise Refused(why)
+        case _:
+            raise CallFailed(f"{address} answered {body!r:.100}", sent=True)
+
+
 async def shut_down(rpc: RpcClient, address: str, timeout_s: float = 2.0) -> bool:
     """Ask a peer to hand over leadership and end; return whether it took the request."""
     try:

@@ -229,7 +229,7 @@ class LocalCluster:
             report = UpReport()
             gids = [gid for gid, group in manifest.groups.items() if group.active]
             for name in (name for gid in gids for name in manifest.names(gid)):
-                self._start(name, report)
+                self.start_one(name, report)
             async with network(manifest.cluster) as rpc:
                 try:
                     with trio.fail_after(limit_s):
@@ -239,7 +239,7 @@ class LocalCluster:
                     raise ClusterError(_not_usable(f"after {limit_s:.0f} s", report)) from None
         return report
 
-    def _start(self, name: str, report: UpReport) -> None:
+    def start_one(self, name: str, report: UpReport) -> None:
         """Start a peer unless it runs; a peer whose directory is lost is not started."""
         process = self.process(name)
         if process.is_running():
@@ -265,7 +265,7 @@ class LocalCluster:
         while True:
             self._note_started(report, starting)
             for gid in gids:
-                if gid not in leaders and (leader := await self._leader_of(rpc, manifest, gid)) is not None:
+                if gid not in leaders and (leader := await self.leader_of(rpc, manifest, gid)) is not None:
                     leaders[gid] = leader
                     self.tell(f"group {gid}: {leader} leads")
                 elif gid not in leaders and 2 * len(self.running(gid)) <= len(manifest.groups[gid].addresses):
@@ -285,7 +285,8 @@ class LocalCluster:
                 report.troubles[name] = f"{name}: {process.last_words().removeprefix(f'{name}: ')}"
                 starting.discard(name)
 
-    async def _leader_of(self, rpc: RpcClient, manifest: Manifest, gid: int) -> str | None:
+    async def leader_of(self, rpc: RpcClient, manifest: Manifest, gid: int) -> str | None:
+        """Who leads the group, as far as its peers say."""
         addresses = dict(zip(manifest.names(gid), manifest.groups[gid].addresses, strict=True))
         statuses = await peer_statuses(rpc, addresses)
         leading = {name: status for name, status in statuses.items() if status.get("role") == "leader"}
@@ -297,7 +298,7 @@ class LocalCluster:
         manifest = self.manifest
         async with network(manifest.cluster) as rpc:
             with trio.move_on_after(limit_s):
-                while (found := await self._leader_of(rpc, manifest, gid)) is None:
+                while (found := await self.leader_of(rpc, manifest, gid)) is None:
                     await trio.sleep(ASK_AGAIN_S)
                 return found
         raise ClusterError(f"group {gid} has no leader after {limit_s:.0f} s")
@@ -395,7 +396,7 @@ class LocalCluster:
             if not self.manifest.groups[gid].created:
                 raise ClusterError(f"{name} is not made yet: run `shardkv up`")
             report = UpReport()
-            self._start(name, report)
+            self.start_one(name, report)
             if report.running:
                 raise ClusterError(f"{name} runs already")
             if report.troubles:
@@ -434,7 +435,7 @@ class LocalCluster:
             manifest = self.prepare(Layout())
             report = UpReport()
             for name in manifest.names(gid):
-                self._start(name, report)
+                self.start_one(name, report)
             async with network(manifest.cluster) as rpc:
                 try:
                     with trio.fail_after(limit_s):

@@ -9,6 +9,7 @@ import trio
 
 from raftlog.durable import HARD_COPY, index_key
 from raftlog.node import NodeLimits
+from raftlog.replacing import Refused, take_in
 from raftlog.scrubbing import Scrub
 from raftlog.types import Mode
 from shardkv.errors import KvError
@@ -264,3 +265,89 @@ def test_a_scrub_that_finds_a_damaged_state_has_the_peer_start_over() -> None:
         await whole(group, peer)
 
     run(body, SMALL)
+
+
+# --- a disk that is gone ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [SMALL, NodeLimits()])
+def test_the_successor_of_a_lost_disk_is_refilled_and_counts_again(limits: NodeLimits) -> None:
+    async def body(world: World, group: SimGroup, kv: KvClerk) -> None:
+        await put_some(kv, 60)
+        await trio.sleep(0.5)
+        for peer in range(3):  # each in turn, the leader too
+            assert await group.replace(peer)
+            state = group.peers[peer].node.core.state
+            assert state.mode is Mode.RECOVERING and not state.electable
+            await whole(group, peer)
+        await put_some(kv, 5)
+        memberships = {p.node.core.state.membership for p in group.peers.values()}
+        assert [[m.incarnation > m.id + 1 for m in membership.voters] for membership in memberships] == [[True] * 3]
+
+    run(body, limits)
+
+
+def test_nobody_is_taken_in_without_a_majority_of_the_others() -> None:
+    async def body(world: World, group: SimGroup, kv: KvClerk) -> None:
+        await put_some(kv, 10)
+        leader = await group.wait_leader()
+        lost, other = (p for p in group.peers if p != leader)
+        group.crash(other)
+        assert not await group.replace(lost, within_s=5.0)
+        assert lost not in group.peers
+        group.start(other)
+        assert await group.replace(lost)
+        await whole(group, lost)
+
+    run(body)
+
+
+def test_an_entry_that_the_lost_disk_had_helped_to_commit_survives() -> None:
+    """Committed by the leader and the peer that loses its disk; then the leader is down. The third peer is behind: with the
+    successor it would be a majority, and must not be one."""
+
+    async def body(world: World, group: SimGroup, kv: KvClerk) -> None:
+        await put_some(kv, 5)
+        leader = await group.wait_leader()
+        lost, behind = (p for p in group.peers if p != leader)
+        group.crash(behind)
+        await kv.put("acknowledged", b"by two")
+        group.crash(leader)
+        group.start(behind)
+        assert not await group.replace(lost, within_s=8.0)
+        assert not group.leaders()
+        group.start(leader)
+        assert await group.replace(lost)
+        await whole(group, lost)
+        assert await kv.get("acknowledged") == (b"by two", 1)
+
+    run(body)
+
+
+def test_a_group_of_two_can_prove_nothing_for_one_of_them() -> None:
+    async def main(world: World) -> None:
+        group = SimGroup(world, 0, 2, KvMachine)
+        group.start()
+        leader = await group.wait_leader()
+        node = group.peers[leader].node
+        refused = await take_in(node, 1 - leader, 9, 1.0)
+        assert isinstance(refused, Refused) and "no quorum without peer" in refused.why
+
+    simulate(main)
+
+
+def test_a_peer_that_is_alive_is_not_replaced() -> None:
+    async def body(world: World, group: SimGroup, kv: KvClerk) -> None:
+        await put_some(kv, 5)
+        leader = await group.wait_leader()
+        alive = next(p for p in group.peers if p != leader)
+        await trio.sleep(1.0)
+        for peer, incarnation, why in ((alive, 9, "was heard a moment ago"), (leader, 9, "leads"), (7, 9, "no voter")):
+            refused = await take_in(group.peers[leader].node, peer, incarnation, 1.0)
+            assert isinstance(refused, Refused) and why in refused.why
+        group.crash(alive)
+        await trio.sleep(1.0)
+        refused = await take_in(group.peers[leader].node, alive, 1, 1.0)
+        assert isinstance(refused, Refused) and "not above" in refused.why
+
+    run(body)

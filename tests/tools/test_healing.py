@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import pytest
 import trio
 
 import shardkv
-from raftlog.durable import LOG_TABLES
+from raftlog.durable import HARD_COPY, LOG_TABLES
 from shardkv.group import GroupMachine
 from store.lmdb_engine import LmdbEngine
 from tests.tools.inspect.small_peer import damage_record
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import ClusterError, Layout, LocalCluster, WrongCall
+from tools.inspect.reader import findings
+from tools.processes import ProcessError
+from tools.replacing import replace_peer
 
 pytestmark = pytest.mark.process
 
-PEER = "server-1-1"
+PEER, OTHER = "server-1-1", "server-1-0"
 
 
 async def until_whole(cluster: LocalCluster, name: str, least: int) -> dict[str, Any]:
@@ -58,14 +62,15 @@ def some_row(directory: Path) -> tuple[str, bytes]:
     raise AssertionError("no row")
 
 
-async def test_a_peer_mends_its_log_and_has_its_state_refilled(tmp_path: Path) -> None:
+async def test_a_peer_mends_its_log_has_its_state_refilled_and_gets_a_successor(tmp_path: Path) -> None:
     cluster = LocalCluster(tmp_path)
     try:
         await cluster.up(Layout(ctrl_peers=1, groups=1))
         async with shardkv.connect(list(cluster.addresses(0).values())) as kv:
             for number in range(60):
                 await kv.put(f"k{number}", b"value %d" % number)
-            applied = (await until_whole(cluster, PEER, 60))["applied"][1]
+            before = await until_whole(cluster, PEER, 60)
+            applied = before["applied"][1]
 
             await cluster.kill(PEER)  # entries that its state may not hold, and a line of its journal
             damage_record(tmp_path / PEER, "log", "entries", last_key(tmp_path / PEER, "entries"))
@@ -79,8 +84,29 @@ async def test_a_peer_mends_its_log_and_has_its_state_refilled(tmp_path: Path) -
             await cluster.start(PEER)
             status = await until_whole(cluster, PEER, applied)
             assert "corrupt record in table 'rows@" in status["mended"][0]
-            assert await kv.get("k7") == (b"value 7", 1)
+            assert await kv.get("k7") == (b"value 7", 1) and (tmp_path / PEER / "state.damaged").is_dir()
+
+            await cluster.kill(PEER)  # both copies of what it promised, and then all of it
+            for table, key in (("meta", b"hard"), ("journal", HARD_COPY)):
+                damage_record(tmp_path / PEER, "log", table, key)
+            with pytest.raises(ProcessError, match=f"shardkv peer replace {PEER}"):
+                await cluster.start(PEER)
+            at = await replace_peer(cluster, PEER)
+            status = await until_whole(cluster, PEER, max(applied, at.index))
+            assert status["incarnation"] > before["incarnation"]
+            with pytest.raises(WrongCall, match="runs: end it first"):
+                await replace_peer(cluster, PEER)
+            await cluster.kill(PEER)
+            shutil.rmtree(tmp_path / PEER)
+            await cluster.kill(OTHER)
+            with pytest.raises(ClusterError, match=f"{PEER} is not replaced"):
+                await replace_peer(cluster, PEER, limit_s=2.0)
+            await cluster.start(OTHER)
+            await replace_peer(cluster, PEER)
+            await until_whole(cluster, PEER, applied)
+            assert await kv.get("k8") == (b"value 8", 1)
+        await cluster.down()
+        assert findings([tmp_path / name for name in cluster.manifest.names()]) == {}
     finally:
         with trio.CancelScope(shield=True):
             await cluster.kill_all()
-    assert (tmp_path / PEER / "state.damaged").is_dir()

@@ -193,6 +193,34 @@ _peer_command("pause", "SIGSTOP: it hangs, with its connections open.", "server-
 _peer_command("resume", "SIGCONT.", "server-2-0")
 
 
+@peer.command("replace")
+@click.argument("peer_name", metavar="NAME")
+@dir_option
+@json_option
+def replace(peer_name: str, folder: Path, as_json: bool) -> None:
+    """Make a peer anew whose disk is gone, or cannot be used, and have its group refill it.
+
+    A majority of its group without it must be up: they prove what the lost disk had promised. What is left of its directory
+    is kept beside, as NAME.replaced.
+
+    \b
+    Example: shardkv peer replace server-1-2
+    --json: name, done, recover_to [term, index].
+    """
+
+    async def work(cluster: Any) -> Any:
+        from tools.replacing import replace_peer
+
+        return await replace_peer(cluster, peer_name)
+
+    with one_line_errors():
+        at = _do(folder, work)
+    if as_json:
+        put_out({"name": peer_name, "done": "replace", "recover_to": list(at)})
+    else:
+        click.echo(f"{peer_name}: made anew; it counts again once it holds {at.term}:{at.index} (`shardkv status`)")
+
+
 @click.group()
 def group() -> None:
     """Shard groups of a cluster on this machine.

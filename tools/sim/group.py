@@ -10,14 +10,15 @@ import trio
 
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.durable import LOG_TABLES, StateLost, fill_log, fill_state, recover, state_tables
+from raftlog.durable import LOG_TABLES, StateLost, fill_log, fill_log_recovering, fill_state, recover, state_tables
 from raftlog.machine import StateMachine
 from raftlog.net.base import Request
 from raftlog.net.sim import SimHost
 from raftlog.node import Node, NodeLimits
+from raftlog.replacing import take_in
 from raftlog.rsm import Rsm
 from raftlog.sessions import SESSIONS_MAX
-from raftlog.types import Member, Membership
+from raftlog.types import LogId, Member, Membership
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
 from store.engine import CannotOpen, CorruptRecord, StoreError
@@ -131,7 +132,8 @@ class SimGroup:
         self.sessions_max = sessions_max
         self.service = service
         self.names = {i: server_name(gid, i) for i in range(peers)}
-        self.membership = Membership(tuple(Member(i, 1) for i in range(peers)))
+        self.membership = Membership(tuple(Member(i, i + 1) for i in range(peers)))
+        self.incarnations = {m.id: m.incarnation for m in self.membership.voters}
         self.peers: dict[int, SimPeer] = {}
         self._made: set[str] = set()
         self.died: list[tuple[int, BaseException]] = []
@@ -194,7 +196,7 @@ class SimGroup:
             rsm,
             log,
             transport,
-            incarnation=peer + 1,
+            incarnation=self.incarnations[peer],
             clock=clock,
             wall_ms=world.wall_ms,
             fatal=fatal,
@@ -211,6 +213,35 @@ class SimGroup:
         world.nursery.start_soon(self._run, alive)
         if self.service is not None:
             self.service(self, peer, alive)
+
+    async def replace(self, peer: int, within_s: float = 20.0) -> bool:
+        """Lose the disk of a peer, have its group take in a successor (`raftlog.replacing`) and start that. False if it was
+        not taken in in time; then the peer stays away."""
+        world, name = self.world, self.names[peer]
+        self.crash(peer)
+        for place in [place for place in world.disks if place[0] == name]:
+            del world.disks[place]
+        with trio.move_on_after(within_s):
+            while True:
+                for leader in self.leaders():
+                    self.incarnations[peer] += 1
+                    at = await take_in(self.peers[leader].node, peer, self.incarnations[peer], 2.0)
+                    if isinstance(at, LogId):
+                        self._succeed(peer, at)
+                        return True
+                await trio.sleep(0.1)
+        return False
+
+    def _succeed(self, peer: int, at: LogId) -> None:
+        world, name, machine = self.world, self.names[peer], self.machine()
+        log_disk, _ = world.disk(name, "log", LOG_TABLES)
+        with MemoryEngine(log_disk).write() as txn:
+            fill_log_recovering(txn, at)
+        world.disk(name, "state", state_tables(machine.tables))
+        self._empty_state(peer, machine)
+        if world.watch is not None:
+            world.watch.forget(self.gid, peer)
+        self.start(peer)
 
     def _empty_state(self, peer: int, machine: StateMachine) -> MemoryDisk:
         """What becomes of a state/ that cannot be used."""

@@ -56,6 +56,12 @@ class Watch:
                 found[name] = found.get(name, 0) + count
         return found
 
+    def forget(self, gid: int, peer: PeerId) -> None:
+        """The peer's disk is gone, and its successor knows nothing of it. What its group can never contradict stays."""
+        self.promised.pop((gid, peer), None)
+        if gid in self.groups:
+            self.groups[gid].forget(peer)
+
     def check_logs(self, gid: int, cores: list[RaftCore]) -> None:
         """The whole logs of a group's living cores, against each other."""
         if self.invariants:
