@@ -39,11 +39,12 @@ class Workload:
     connections: int = 1
     rate_per_s: float = 0.0
     without_shard: int = -1
+    keys_max: int = KEYS_MAX
 
     @property
     def keys(self) -> int:
         """How many different keys there are."""
-        return max(16, min(KEYS_MAX, DATA_BYTES_MAX // max(1, self.value_bytes)))
+        return max(1, min(self.keys_max, DATA_BYTES_MAX // max(1, self.value_bytes)))
 
     @property
     def reads(self) -> float:

@@ -253,8 +253,44 @@ def recovery(
     from tools.bench.show_recovery import recovery_charts, recovery_grids
 
     plan = {"quick": bench_recovery.QUICK, "full": bench_recovery.FULL, None: bench_recovery.STANDARD}[form]
-    if any(later <= earlier for earlier, later in pairwise((0, *keys))):
-        fail("--keys must ascend from 1 on: the data of one is kept for the next", USAGE)
+    need_ascending(keys)
     plan = replace(plan, parts=parts or plan.parts, keys=keys or plan.keys, trials=trials or plan.trials)
     report = measured(parent, lambda folder: bench_recovery.run_recovery(folder, plan, tell))
     show(report, Output(as_json, markdown, picture), recovery_grids(report), recovery_charts(report))
+
+
+@bench.command()
+@click.option("--parts", callback=names(("groups", "idle", "growth")), help="Only these, with commas.")
+@click.option("--keys", callback=numbers, metavar="10000,...", help="Numbers of keys to grow to.")
+@bench_options
+def scale(
+    parts: tuple[str, ...],
+    keys: tuple[int, ...],
+    form: str | None,
+    parent: Path | None,
+    picture: Path | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
+    """One to eight groups; what an idle group costs; how memory, files and speed grow with keys and with the log.
+
+    \b
+    Example: shardkv bench scale --parts idle
+    --json: one object; its keys are in docs/performance.md.
+    """
+    from dataclasses import replace
+
+    from tools.bench import scale as bench_scale
+    from tools.bench.show_scale import scale_charts, scale_grids
+
+    plan = {"quick": bench_scale.QUICK, "full": bench_scale.FULL, None: bench_scale.STANDARD}[form]
+    need_ascending(keys)
+    plan = replace(plan, parts=parts or plan.parts, keys=keys or plan.keys)
+    report = measured(parent, lambda folder: bench_scale.run_scale(folder, plan, tell))
+    show(report, Output(as_json, markdown, picture), scale_grids(report), scale_charts(report))
+
+
+def need_ascending(keys: tuple[int, ...]) -> None:
+    """Numbers of keys are reached one after the other."""
+    if any(later <= earlier for earlier, later in pairwise((0, *keys))):
+        fail("--keys must ascend from 1 on: the data of one is kept for the next", USAGE)
