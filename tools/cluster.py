@@ -14,6 +14,7 @@ commands at once do not undo each other. Cancelling one leaves the cluster as fa
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from typing import Any
 import trio
 
 from raftlog.net.base import RpcClient
+from store.space import BALLAST_BYTES, DISK_RESERVE_BYTES
 from tools.admin import control, network, peer_status, peer_statuses, shut_down
 from tools.manifest import (
     GroupSpec,
@@ -182,6 +184,11 @@ class LocalCluster:
         return manifest
 
     def _plan(self, layout: Layout) -> Manifest:
+        free, needed = shutil.disk_usage(self.folder).free, DISK_RESERVE_BYTES + BALLAST_BYTES
+        if free < needed:
+            raise ClusterError(
+                f"{self.folder}: {free >> 20} MiB are free on its disk; peers take puts only where {needed >> 20} are"
+            )
         if any(path.name.startswith("server-") for path in self.folder.iterdir()):
             raise ClusterError(
                 f"{self.folder}: there are peers' files and no cluster.toml: put it back, or use another"
@@ -236,7 +243,8 @@ class LocalCluster:
                         await self.wait_leaders(rpc, gids, report)
                         await self._publish(rpc, manifest)
                 except trio.TooSlowError:
-                    raise ClusterError(_not_usable(f"after {limit_s:.0f} s", report)) from None
+                    why = f"after {limit_s:.0f} s{await self._short_of_space(rpc)}"
+                    raise ClusterError(_not_usable(why, report)) from None
         return report
 
     def start_one(self, name: str, report: UpReport) -> None:
@@ -317,6 +325,12 @@ class LocalCluster:
             )
             await clerk.init(groups)
         write_manifest(self.folder, replace(manifest, published=True))
+
+    async def _short_of_space(self, rpc: RpcClient) -> str:
+        """Who takes no puts for want of room, as the end of a sentence; "" if nobody."""
+        statuses = await peer_statuses(rpc, self.addresses())
+        short = [name for name, status in statuses.items() if status.get("no_space")]
+        return f", low on space: {', '.join(short)}" if short else ""
 
     async def down(self) -> list[str]:
         """End every peer; return the names of those that ran. What was acknowledged is on the disks already."""

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -185,7 +186,7 @@ def test_an_emptied_directory_is_refused_and_never_made_again(tmp_path: Path, mi
             lost.mkdir()
         cluster.prepare(SMALL)
         report = UpReport()
-        cluster._start("server-1-1", report)
+        cluster.start_one("server-1-1", report)
     assert not report.started
     assert "missing or empty" in report.troubles["server-1-1"] and str(lost) in report.troubles["server-1-1"]
     assert lost.exists() is not missing
@@ -206,6 +207,14 @@ def test_data_without_its_manifest_is_left_alone(tmp_path: Path) -> None:
     with cluster.locked(), pytest.raises(ClusterError, match=re.escape(f"no {FILE}")):
         cluster.prepare(SMALL)
     assert not (tmp_path / FILE).exists()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=40 << 20))
+    cluster = LocalCluster(tmp_path)
+    with cluster.locked(), pytest.raises(ClusterError, match=r"40 MiB are free on its disk; .* only where 80 are"):
+        cluster.prepare(SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
