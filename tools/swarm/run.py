@@ -17,6 +17,7 @@ from ctrler.controller import Controller
 from raftlog.net.sim import RELIABLE
 from shardkv.config import ShardConfig
 from shardkv.errors import KvError
+from shardkv.kvmachine import VersionedMachine
 from store.engine import StoreError
 from tools.checker.history import Op, Recorder
 from tools.checker.linearizability import Verdict, check
@@ -26,6 +27,7 @@ from tools.sim.watch import Watch
 from tools.sim.world import World, simulate, sub_rng
 from tools.swarm.changes import Changer
 from tools.swarm.clients import SwarmClient, key_name
+from tools.swarm.contents import wrong_contents
 from tools.swarm.faults import Nemesis
 from tools.swarm.ledger import Ledger, watched
 from tools.swarm.shape import Shape, draw, features
@@ -219,6 +221,11 @@ class Run:
         await self._in_time("a group is there", lambda: self._a_group(controller))
         await self._in_time("every key can be read and written", self._served)
         await self._check_configurations(controller)
+        for group in self.nemesis.groups():
+            for number, peer in sorted(group.peers.items()):
+                if isinstance(peer.machine, VersionedMachine):
+                    wrong = list(wrong_contents(peer.machine, peer.node.view))
+                    self._require(not wrong, f"peer {number} of group {group.gid}: {wrong}")
 
     def _keep_a_quorum(self, group: SimGroup, rng: Random) -> None:
         good = [peer for peer, name in sorted(group.names.items()) if name not in self.nemesis.lost]
