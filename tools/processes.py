@@ -51,6 +51,8 @@ class PeerProcess:
     """Where in the log file the latest start begins, in bytes."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that its next start gets beside ours."""
+    program: tuple[str, ...] = ("-m", "tools.serve")
+    """What runs it, as Python's arguments."""
 
     @property
     def pid_file(self) -> Path:
@@ -81,7 +83,7 @@ class PeerProcess:
             with self.log_file.open("ab") as log:
                 self.log_start = log.tell()
                 self.child = subprocess.Popen(
-                    serve_command(settings, pid_fd=lock),
+                    serve_command(settings, pid_fd=lock, program=self.program),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -205,9 +207,11 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def serve_command(settings: Path, pid_fd: int | None = None) -> list[str]:
+def serve_command(
+    settings: Path, pid_fd: int | None = None, program: tuple[str, ...] = ("-m", "tools.serve")
+) -> list[str]:
     """The command that runs a peer. `-P`: what lies in the working directory must not hide a module."""
-    command = [sys.executable, "-P", "-m", "tools.serve", str(settings), "--json"]
+    command = [sys.executable, "-P", *program, str(settings), "--json"]
     return command if pid_fd is None else [*command, f"--pid-fd={pid_fd}"]
 
 

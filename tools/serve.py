@@ -49,6 +49,11 @@ SWITCH_INTERVAL_S = 0.0002
 _ADDRESS_ERRORS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
 
+Run = Callable[..., Awaitable[None]]
+Host = Callable[[PeerSettings], "tuple[Run, Callable[[PeerSpec], None]]"]
+"""What runs a kind of peer, and what makes its directory."""
+
+
 class Report:
     """Writes the events of a peer. What cannot be written is lost: a full log disk must not kill the peer."""
 
@@ -98,12 +103,14 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def serve(file: Path, *, as_json: bool = False, new: bool = False, failpoints: str | None = None) -> int:
+def serve(
+    file: Path, *, as_json: bool = False, new: bool = False, failpoints: str | None = None, host: Host | None = None
+) -> int:
     """Run the peer that `file` describes until it is told to end; return the exit code. With `new`, make its data
     directory first, which must not exist: the one moment in a peer's life in which it may start from nothing.
 
     With `failpoints`, some with commas between (or "" for none yet), they may be armed, here and by a call. The environment's
-    SHARDKV_FAILPOINTS stands in for None.
+    SHARDKV_FAILPOINTS stands in for None. `host` runs another kind of peer than ours.
     """
     report = Report(as_json, file.stem)
     if not __debug__:
@@ -117,13 +124,13 @@ def serve(file: Path, *, as_json: bool = False, new: bool = False, failpoints: s
         failpoints = os.environ.get("SHARDKV_FAILPOINTS")
     if failpoints is not None and not is_loopback(settings.listen[0]):
         return report.fail(f"{settings.name}: failpoints need a loopback address to listen on", USAGE)
-    return _serve(settings, report, new, failpoints)
+    return _serve(settings, report, new, failpoints, host or _host)
 
 
-def _serve(settings: PeerSettings, report: Report, new: bool, failpoints: str | None) -> int:
+def _serve(settings: PeerSettings, report: Report, new: bool, failpoints: str | None, host: Host) -> int:
     import trio
 
-    run, create = _host(settings)
+    run, create = host(settings)
     from store.engine import StoreError
 
     spec = replace(settings.spec(), failpoints=failpoints is not None)
@@ -164,9 +171,6 @@ def _arm(failpoints: str) -> str:
     except BadFailpoint as error:
         return str(error)
     return ""
-
-
-Run = Callable[..., Awaitable[None]]
 
 
 def _host(settings: PeerSettings) -> tuple[Run, Callable[[PeerSpec], None]]:
@@ -230,7 +234,7 @@ def lost_text(name: str, directory: Path) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, host: Host | None = None) -> int:
     """`python -m tools.serve FILE [--json] [--new] [--failpoints[=SPEC,...]] [--pid-fd N]`: what `up` starts. Returns the
     exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -243,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
         if word.startswith("--pid-fd="):
             _hold(int(word.partition("=")[2]))
     failpoints = next((word.partition("=")[2] for word in words if word.partition("=")[0] == "--failpoints"), None)
-    return serve(Path(files[0]), as_json="--json" in words, new="--new" in words, failpoints=failpoints)
+    return serve(Path(files[0]), as_json="--json" in words, new="--new" in words, failpoints=failpoints, host=host)
 
 
 _OPTIONS = ("--json", "--new", "--failpoints", "--pid-fd")

@@ -56,11 +56,14 @@ class ChaosCluster(LocalCluster):
         self.places: dict[str, Place] = {}
         self._place_of = place_of
 
+    def sizes(self, layout: Layout) -> dict[int, int]:
+        """How many peers each group will have."""
+        return {0: layout.ctrl_peers, **dict.fromkeys(range(1, layout.groups + 1), layout.replicas)}
+
     async def mount(self, layout: Layout) -> None:
         """Mount the place of every peer that the layout will have."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        sizes = {0: layout.ctrl_peers, **dict.fromkeys(range(1, layout.groups + 1), layout.replicas)}
-        for gid, size in sizes.items():
+        for gid, size in self.sizes(layout).items():
             for peer in range(size):
                 name = f"server-{gid}-{peer}"
                 place = self.places[name] = self._place_of(name, peer, size)
@@ -219,8 +222,11 @@ class Arena:
         return [self.cluster.folder / name for name in self.names()]
 
 
+Make = Callable[[Path, Callable[[str, int, int], Place]], ChaosCluster]
+
+
 @asynccontextmanager
-async def open_arena(folder: Path, layout: Layout, rng: Random) -> AsyncIterator[Arena]:
+async def open_arena(folder: Path, layout: Layout, rng: Random, make: Make = ChaosCluster) -> AsyncIterator[Arena]:
     """A cluster of this layout in an empty folder, behind a proxy, with failpoints, some peers on small disks and some on
     forgetful ones: it is up inside the block. At the end its processes are killed and its directories are plain ones."""
 
@@ -231,7 +237,7 @@ async def open_arena(folder: Path, layout: Layout, rng: Random) -> AsyncIterator
         kind = kinds[(peer + offset) % len(kinds)] if size > 1 else Place
         return kind(folder / name)
 
-    cluster = ChaosCluster(folder, place_of)
+    cluster = make(folder, place_of)
     try:
         await cluster.mount(layout)
         async with AsyncExitStack() as stack:

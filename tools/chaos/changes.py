@@ -171,11 +171,21 @@ def _recovered(arena: Arena, name: str, info: dict[str, Any]) -> None:
 
 
 FAULTS = [
-    Fault("move", Kind.CHANGE, "shards move between groups", move, last_s=(0.0, 0.2)),
+    Fault("move", Kind.CHANGE, "shards move between groups", move, last_s=(0.0, 0.2), sharded=True),
     Fault(
-        "leave-join", Kind.CHANGE, "a group leaves with all its shards and joins again", leave_join, last_s=(0.0, 0.3)
+        "leave-join",
+        Kind.CHANGE,
+        "a group leaves with all its shards and joins again",
+        leave_join,
+        last_s=(0.0, 0.3),
+        sharded=True,
     ),
     Fault(
-        "kill-in-change", Kind.CHANGE, "controllers killed in the middle of a change", kill_in_change, last_s=(0.0, 0.1)
+        "kill-in-change",
+        Kind.CHANGE,
+        "controllers killed in the middle of a change",
+        kill_in_change,
+        last_s=(0.0, 0.1),
+        sharded=True,
     ),
 ]

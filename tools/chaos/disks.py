@@ -20,7 +20,7 @@ STRUCK_S = 4.0
 GONE_S = 10.0
 """Within this a peer whose disk hangs has ended itself: twice the stall limit."""
 CALLS = ("fdatasync", "pwrite64", "sendto", "recvfrom", "epoll_wait", "futex")
-STEPS = ("save.begin", "save.commit", "save.done", "flush.begin", "flush.commit", "flush.done", "reply", "purge.commit")
+STEPS = ("save.begin", "save.commit", "save.done", "flush.begin", "flush.commit", "flush.done", "reply")
 
 
 @asynccontextmanager

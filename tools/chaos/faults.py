@@ -42,7 +42,7 @@ Strike = Callable[[Arena, Random], AbstractAsyncContextManager[str]]
 @dataclass(frozen=True)
 class Fault:
     """One fault. `missing` says why this machine has not what it needs, "" if it has. `last_s` is how long it lasts, drawn
-    between the two, in seconds."""
+    between the two, in seconds. `sharded`: it needs controllers and shard groups."""
 
     name: str
     kind: Kind
@@ -51,6 +51,7 @@ class Fault:
     needs: str = "nothing"
     missing: Callable[[], str] = lambda: ""
     last_s: tuple[float, float] = (0.3, 1.0)
+    sharded: bool = False
 
 
 def every_fault() -> list[Fault]:

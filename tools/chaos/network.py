@@ -167,6 +167,7 @@ FAULTS = [
         "controllers cut off from a group, or from all",
         partition_controllers,
         last_s=LAST_S,
+        sharded=True,
     ),
     Fault("slow-links", Kind.LINK, "every frame takes up to 0.2 s", _everywhere(_slow), last_s=LAST_S),
     Fault(

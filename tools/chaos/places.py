@@ -22,7 +22,8 @@ from tools.processes import ROOT
 
 SMALL_BYTES = 320 << 20
 """The size of a small disk: far above what a peer keeps in a run, the alarm's reserve and the ballast together."""
-MOUNTED_S = 10.0
+MOUNTED_S = 60.0
+"""How long mounting and unmounting may take, on a crowded machine too."""
 
 
 class Place:
@@ -120,15 +121,13 @@ class ForgetfulDisk(Place):
             while not self.directory.is_mount() and self._process.poll() is None:
                 await trio.sleep(0.02)
         if not self.directory.is_mount():
-            self._process.kill()
-            self._process.wait()
             raise OSError(f"{self.directory}: the file system that forgets could not be mounted")
 
     async def unmount(self) -> None:
         """See `Place`."""
         if self._process is None:
             return
-        if self._process.poll() is None:
+        if self.directory.is_mount():
             await _run("fusermount3", "-u", "-z", str(self.directory))
             with trio.move_on_after(MOUNTED_S):
                 while self._process.poll() is None:
@@ -136,9 +135,10 @@ class ForgetfulDisk(Place):
         self._process.kill()
         self._process.wait()
         self._process = None
-        self.directory.rmdir()
-        (self.store / "live").rename(self.directory)
-        shutil.rmtree(self.store)
+        if (self.store / "live").exists():
+            self.directory.rmdir()
+            (self.store / "live").rename(self.directory)
+            shutil.rmtree(self.store)
 
     def forget(self, share: float, rng: Random) -> int:
         """Lose what is not synced, each block with probability `share`; return how many blocks. The peer must be dead."""

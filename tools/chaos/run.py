@@ -12,18 +12,21 @@ import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import trio
 
-from tools.chaos.arena import Arena, NotConverged, open_arena
+from raftlog.machine import StateMachine
+from tools.chaos.arena import Arena, ChaosCluster, NotConverged, open_arena
 from tools.chaos.changes import random_move
 from tools.chaos.faults import Fault, NotStruck, chosen_faults
 from tools.chaos.judge import judge_directories
 from tools.chaos.kv_load import KvWorkload
 from tools.chaos.load import Client, Meter, Workload
+from tools.chaos.machine import MachineCluster, equal_states
 from tools.chaos.nemesis import Band, Nemesis, Tally
 from tools.chaos.network import CLIENT
 from tools.cluster import Layout
@@ -46,6 +49,8 @@ class Plan:
     layout: Layout = field(default_factory=lambda: Layout(ctrl_peers=3, groups=2, replicas=3))
     clients: int = 8
     moves: bool = True
+    machine: type[StateMachine] | None = None
+    """A state machine of one's own instead of the key/value service; see `machine`."""
 
 
 @dataclass
@@ -121,10 +126,13 @@ class _Run:
         self.tell("reading everything back, and judging the history")
         findings += await self.workload.judge(self.client("judge", {}))
         self.tell("ending the peers, and comparing what is on their disks")
+        if self.plan.machine is not None:
+            self.outcome.judged, wrong = await equal_states(self.arena)
+            findings += wrong
         await self.arena.cluster.down()
-        looked, wrong = await trio.to_thread.run_sync(judge_directories, self.arena.cluster)
-        findings += wrong
-        self.outcome.judged = looked
+        if self.plan.machine is None:
+            self.outcome.judged, wrong = await trio.to_thread.run_sync(judge_directories, self.arena.cluster)
+            findings += wrong
 
 
 async def run(
@@ -141,11 +149,12 @@ async def run(
     cluster comes up `ClusterError`, `ProcessError` or `OSError`. Cancelled, it ends all its processes.
     """
     chosen = chosen_faults(plan.faults)
-    skipped = {fault.name: why for fault in chosen if (why := fault.missing())}
+    skipped = {fault.name: why for fault in chosen if (why := _why_not(fault, plan))}
     outcome = Outcome(plan, skipped=skipped)
     faults = [fault for fault in chosen if fault.name not in skipped]
-    home = folder / "cluster"
-    async with open_arena(home, plan.layout, Random(f"{plan.seed} places")) as arena:
+    home = folder.resolve() / "cluster"
+    make = ChaosCluster if plan.machine is None else partial(MachineCluster, machine=plan.machine)
+    async with open_arena(home, plan.layout, Random(f"{plan.seed} places"), make) as arena:
         meter = outcome.meter = Meter()
         outcome.metrics, arena.tell = arena.metrics, tell
         this = _Run(plan, arena, outcome, workload or KvWorkload(), meter, tell)
@@ -165,6 +174,13 @@ async def run(
     if outcome.verdict == PASSED:
         await trio.to_thread.run_sync(shutil.rmtree, home)
     return outcome
+
+
+def _why_not(fault: Fault, plan: Plan) -> str:
+    """Why a fault cannot be struck in this run, "" if it can."""
+    if fault.sharded and (plan.machine is not None or plan.layout.groups < 2):
+        return "needs controllers and two shard groups"
+    return fault.missing()
 
 
 def _texts(group: BaseException) -> list[str]:
