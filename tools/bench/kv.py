@@ -3,19 +3,19 @@
 A round plays every point once, every system in turn; whose turn it is not is paused. The results of the report:
 
     point      in words
-    workload   {operation clients value_bytes choice driver connections}, groups
+    workload   {operation clients value_bytes choice driver connections rate_per_s without_shard keys_max groups lease_reads}
     system     name, and `interface`: what the load generator speaks
     figures    {name: {median spread rounds}}, names as in `system.Sample.figures`: ops_per_s, p50_ms p99_ms p999_ms,
                CPU of leaders, followers and load generators per operation in us, leader_busy and load_busy as shares of a
                core, rpcs_per_op (between peers, without the client's own), messages_per_op (with the answers), syncs_per_op
                (disk barriers of all peers together), repeated (requests that were sent again, or failed)
     cpu_s      {process: CPU seconds} of the last round
-    ratio      ops_per_s (median) as a multiple of the other system's; only of ours, where there is another
+    ratio      ops_per_s (median) as a multiple of the other system's under the same load; only of ours, where there is one
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ from tools.bench.system import Sample, System
 from tools.cluster import Layout
 
 REPLICAS = 3
+BUSY = 0.85
+"""A load generator that uses more of a core may be the bottleneck."""
 
 
 @dataclass
@@ -44,7 +46,11 @@ class Entry:
         """As the report has it."""
         return {
             "point": self.point.name(),
-            "workload": {**asdict(self.point.workload), "groups": self.point.groups},
+            "workload": {
+                **asdict(self.point.workload),
+                "groups": self.point.groups,
+                "lease_reads": self.point.lease_reads,
+            },
             "system": self.system.name,
             "interface": self.system.interface,
             "figures": over_rounds([sample.figures() for sample in self.samples]),
@@ -64,7 +70,7 @@ async def run_kv(
     reporting.probe()
     async with _systems(folder, plan, generators, another) as (ours, other):
         systems = [*ours.values(), *([other] if other is not None else [])]
-        entries = [Entry(point, ours[point.groups]) for point in plan.points]
+        entries = [Entry(point, ours[point.cluster]) for point in plan.points]
         entries += [Entry(point, other) for point in plan.points if other is not None and _comparable(point)]
         entries.sort(key=lambda entry: plan.points.index(entry.point))
         turns = Turns(systems)
@@ -87,28 +93,43 @@ async def run_kv(
                 speed = sample.operations / sample.seconds
                 tell(f"round {number + 1} of {plan.rounds}, {entry.system.name}: {entry.point.name()}: {speed:,.0f}/s")
         reporting.report.systems = [{"name": s.name, "interface": s.interface, **s.about()} for s in systems]
-    reporting.report.results = _with_ratios(entries)
+    reporting.report.results = _with_ratios(entries, other)
     reporting.probe()
+    reporting.report.warnings += doubts(reporting.report.results)
     return reporting.end()
 
 
+def doubts(results: Sequence[dict[str, Any]]) -> list[str]:
+    """What was measured beside what should have been: load generators that had no time left, leaders that moved."""
+    found = []
+    for result in results:
+        figures, where = result["figures"], f"{result['point']} ({result['system']})"
+        if figures["load_busy"]["median"] > BUSY:
+            busy = f"{100 * figures['load_busy']['median']:.0f} % of a core"
+            found.append(f"{where}: the load generator used {busy}, and may be what was measured; use --generators")
+        if repeated := sum(figures["repeated"]["rounds"]):
+            found.append(
+                f"{where}: {repeated:.0f} requests were sent again or failed: a leader moved, or was overloaded"
+            )
+    return found
+
+
 def _comparable(point: Point) -> bool:
-    """Whether another system can be put under the same load: it knows neither our groups nor our clients."""
+    """Whether another system is put under the same load: it knows neither our groups and leases nor our clients."""
     workload = point.workload
-    return point.groups == 1 and workload.driver == "wire" and workload.connections == 1
+    return point.cluster == (1, False) and workload.driver == "wire" and workload.connections == 1
 
 
-def _with_ratios(entries: list[Entry]) -> list[dict[str, Any]]:
+def _with_ratios(entries: list[Entry], other: System | None) -> list[dict[str, Any]]:
     results = [entry.result() for entry in entries]
+    theirs = {
+        entry.point.workload: result["figures"]["ops_per_s"]["median"]
+        for entry, result in zip(entries, results, strict=True)
+        if entry.system is other
+    }
     for entry, result in zip(entries, results, strict=True):
-        for other, found in zip(entries, results, strict=True):
-            if (
-                other.point == entry.point
-                and other.system is not entry.system
-                and result["system"].startswith("shardkv")
-            ):
-                ours, theirs = (r["figures"]["ops_per_s"]["median"] for r in (result, found))
-                result["ratio"] = ours / theirs if theirs else float("nan")
+        if entry.system is not other and (speed := theirs.get(entry.point.workload)):
+            result["ratio"] = result["figures"]["ops_per_s"]["median"] / speed
     return results
 
 
@@ -138,14 +159,14 @@ class Turns:
 @asynccontextmanager
 async def _systems(
     folder: Path, plan: Plan, generators: int, another: Another | None
-) -> AsyncIterator[tuple[dict[int, System], System | None]]:
-    """Ours by the number of groups, and the other one; all of them run."""
+) -> AsyncIterator[tuple[dict[tuple[int, bool], System], System | None]]:
+    """Ours by kind (`Point.cluster`), and the other one; all of them run."""
     async with AsyncExitStack() as stack:
-        ours: dict[int, System] = {}
-        for groups in sorted({point.groups for point in plan.points}):
-            layout = Layout(ctrl_peers=1, groups=groups, replicas=REPLICAS)
-            name = "shardkv" if groups == 1 else f"shardkv x{groups}"
-            place = folder / f"ours-{groups}"
-            ours[groups] = await stack.enter_async_context(our_system(place, layout, name, generators))
+        ours: dict[tuple[int, bool], System] = {}
+        for groups, lease in sorted({point.cluster for point in plan.points}):
+            layout = Layout(ctrl_peers=1, groups=groups, replicas=REPLICAS, lease_reads=lease)
+            name = ("shardkv" if groups == 1 else f"shardkv x{groups}") + (" leases" if lease else "")
+            place = folder / f"ours-{groups}{'-leases' if lease else ''}"
+            ours[groups, lease] = await stack.enter_async_context(our_system(place, layout, name, generators))
         other = await stack.enter_async_context(another(folder / "another")) if another is not None else None
         yield ours, other

@@ -17,14 +17,21 @@ SEVERAL = 2
 
 @dataclass(frozen=True)
 class Point:
-    """A load and how many groups serve it."""
+    """A load, how many groups serve it, and whether their leaders answer gets under a lease."""
 
     workload: Workload
     groups: int = 1
+    lease_reads: bool = False
+
+    @property
+    def cluster(self) -> tuple[int, bool]:
+        """What kind of cluster it needs: points of the same kind share one."""
+        return self.groups, self.lease_reads
 
     def name(self) -> str:
         """In words."""
-        return self.workload.name() + (f", {self.groups} groups" if self.groups > 1 else "")
+        groups = f", {self.groups} groups" if self.groups > 1 else ""
+        return f"{self.workload.name()}{groups}{', lease reads' if self.lease_reads else ''}"
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ class Plan:
 
     def seconds(self, systems: int) -> float:
         """About how long the measuring takes."""
-        alone = sum(1 if point.groups > 1 or point.workload.driver != "wire" else systems for point in self.points)
-        pauses = 1.5 if systems > 1 else 0.0
-        return alone * self.rounds * (self.warm_up_s + self.measure_s + 0.6 + pauses)
+        played = sum(systems if point.cluster == (1, False) else 1 for point in self.points)
+        turns = len(self.points) if systems > 1 else len({point.cluster for point in self.points}) - 1
+        return self.rounds * (played * (self.warm_up_s + self.measure_s + 0.6) + 1.5 * turns)
 
 
 def _points(workloads: Sequence[Workload], groups: int = 1) -> list[Point]:
@@ -48,10 +55,11 @@ def _points(workloads: Sequence[Workload], groups: int = 1) -> list[Point]:
 
 
 def quick() -> Plan:
-    """Two minutes: puts and gets by clients, the mixes, 64 clerks."""
+    """Two minutes: puts and gets by clients, the mixes, a lease read."""
     loads = [replace(BASE, operation=o, clients=c) for o, c in product(("put", "get"), (1, 64, 512))]
     loads += [replace(BASE, operation=operation) for operation in ("95/5", "50/50")]
-    return Plan(tuple(_points(loads)), rounds=3, warm_up_s=0.5, measure_s=2.0)
+    lease = Point(replace(BASE, operation="get", clients=1), lease_reads=True)
+    return Plan((*_points(loads), lease), rounds=3, warm_up_s=0.5, measure_s=2.0)
 
 
 def standard() -> Plan:
@@ -64,7 +72,8 @@ def standard() -> Plan:
     loads += [replace(BASE, operation=o, connections=0) for o in both]
     loads += [replace(BASE, operation=o, driver="clerk", clients=c) for o, c in product(both, (1, 64))]
     several = [replace(BASE, operation=operation) for operation in both]
-    return Plan((*_points(loads), *_points(several, SEVERAL)), rounds=3, warm_up_s=0.7, measure_s=2.3)
+    lease = [Point(replace(BASE, operation="get", clients=clients), lease_reads=True) for clients in (1, 64)]
+    return Plan((*_points(loads), *_points(several, SEVERAL), *lease), rounds=3, warm_up_s=0.7, measure_s=2.3)
 
 
 def full() -> Plan:
@@ -80,7 +89,8 @@ def full() -> Plan:
         Point(replace(BASE, operation=o, clients=c), groups)
         for o, c, groups in product(("put", "get"), (64, 512), (2, 4))
     ]
-    return Plan((*_points(loads), *several), rounds=5, warm_up_s=1.0, measure_s=5.0)
+    lease = [Point(replace(BASE, operation="get", clients=clients), lease_reads=True) for clients in CLIENTS]
+    return Plan((*_points(loads), *several, *lease), rounds=5, warm_up_s=1.0, measure_s=5.0)
 
 
 def chosen(
@@ -93,9 +103,10 @@ def chosen(
     drivers: Sequence[str] = (),
     connections: Sequence[int] = (),
     groups: Sequence[int] = (),
+    lease_reads: bool = False,
 ) -> Plan:
     """With any of these given, all their combinations instead of the plan's points; what is not given is as in the base."""
-    if not any((operations, clients, values, choices, drivers, connections, groups)):
+    if not any((operations, clients, values, choices, drivers, connections, groups, lease_reads)):
         return plan
     loads = product(
         operations or ("put", "get"),
@@ -106,4 +117,4 @@ def chosen(
         connections or (BASE.connections,),
     )
     workloads = [Workload(*load) for load in loads]
-    return replace(plan, points=tuple(Point(w, g) for g, w in product(groups or (1,), workloads)))
+    return replace(plan, points=tuple(Point(w, g, lease_reads) for g, w in product(groups or (1,), workloads)))

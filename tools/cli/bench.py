@@ -139,6 +139,7 @@ def names(allowed: Sequence[str]) -> Callable[..., tuple[str, ...]]:
 @click.option("--drivers", callback=names(("wire", "clerk")), metavar="wire,clerk", help="What the clients are.")
 @click.option("--connections", callback=numbers, metavar="1,0", help="Connections they share; 0 for one each.")
 @click.option("--groups", callback=numbers, metavar="1,2,...", help="Shard groups of 3 peers.")
+@click.option("--lease-reads", is_flag=True, help="Leaders answer gets under a lease, without asking the others.")
 @click.option("--generators", default=1, show_default=True, type=click.IntRange(1, 8), help="Load generator processes.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds, instead of the form's.")
 @click.option("--seconds", type=click.FloatRange(0.1), help="Measured per point and round, instead of the form's.")
@@ -152,6 +153,7 @@ def kv(
     drivers: tuple[str, ...],
     connections: tuple[int, ...],
     groups: tuple[int, ...],
+    lease_reads: bool,
     generators: int,
     rounds: int | None,
     seconds: float | None,
@@ -189,6 +191,7 @@ def kv(
         drivers=drivers,
         connections=connections,
         groups=groups,
+        lease_reads=lease_reads,
     )
     plan = replace(plan, rounds=rounds or plan.rounds, measure_s=seconds or plan.measure_s)
     tell(f"{len(plan.points)} points, {plan.rounds} rounds: about {plan.seconds(2 if against else 1) / 60:.0f} minutes")

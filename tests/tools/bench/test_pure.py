@@ -7,11 +7,13 @@ import math
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from tools.bench.etcd import syncs_of
 from tools.bench.figures import Histogram, median, quantile, spread
+from tools.bench.kv import doubts
 from tools.bench.machine import file_system_of, warnings
 from tools.bench.plans import Plan, Point, chosen, full, quick, standard
 from tools.bench.report import over_rounds, tidy
@@ -125,7 +127,8 @@ def test_the_default_varies_one_factor_at_a_time() -> None:
     for point in standard().points:
         load = point.workload
         changed = [load.clients != 64, load.value_bytes != 128, load.choice != "uniform", load.connections != 1]
-        assert sum([*changed, point.groups != base.groups]) <= 1 or load.driver == "clerk"
+        special = load.driver == "clerk" or point.lease_reads
+        assert sum([*changed, point.groups != base.groups]) <= 1 or special
 
 
 def test_the_forms_take_as_long_as_they_say() -> None:
@@ -145,6 +148,18 @@ def test_given_lists_are_combined_and_the_rest_is_the_base() -> None:
         ("get", 8, 2),
     ]
     assert chosen(plan) is plan
+
+
+def test_a_load_generator_without_time_left_is_not_passed_over() -> None:
+    def result(busy: float, repeated: float) -> dict[str, Any]:
+        figures = over_rounds([{"load_busy": busy, "repeated": repeated}, {"load_busy": busy, "repeated": 0.0}])
+        return {"point": "put", "system": "shardkv", "figures": figures}
+
+    assert doubts([result(0.5, 0)]) == []
+    (busy,) = doubts([result(0.97, 0)])
+    assert "97 % of a core" in busy and "--generators" in busy
+    (repeated,) = doubts([result(0.1, 3)])
+    assert "3 requests were sent again" in repeated
 
 
 # --- wrk and etcd ----------------------------------------------------------------------------------------------------
