@@ -24,7 +24,7 @@ TOLD_FAILURES = 10
 @click.command()
 @click.argument("targets", nargs=-1, type=click.Choice(TARGETS), metavar="[store|peer]...")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Decides the load and the states.")
-@click.option("--states", type=click.IntRange(1), help="How many different states.  [default: store 2500, peer 1000]")
+@click.option("--states", type=click.IntRange(1), help="How many different states.  [default: store 2500, peer 1500]")
 @click.option("--jobs", type=click.IntRange(1), help="Processes that recover.  [default: one per core]")
 @click.option("--plant", metavar="BUG", help="Record with a bug planted, to see that it is found; `list` names them.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep recording and failed states here.")
@@ -52,9 +52,9 @@ def powercut(
 
     \b
     Example: shardkv powercut store --states 500
-    --json: an object per target: target seed planted steps candidates distinct recovered kinds covered failures seconds
-    recording;
-    a failure has state wrong owed lost kept reproduce. Exit code 1 if a state fails, 3 if nothing can be recorded.
+    --json: an object per target: target seed planted steps candidates looked distinct recovered kinds covered seconds
+    recording failures; a failure has state wrong owed lost kept reproduce.
+    Exit code 1 if a state fails, 3 if nothing can be recorded.
     """
     if plant == "list":
         _list(as_json)
@@ -169,12 +169,13 @@ def _tell(recorded: Recorded, report: Report, folder: Path, as_json: bool) -> No
     if as_json:
         put_out(row)
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in report.kinds.items())
+    kinds = ", ".join(f"{count} of {report.candidates[kind]} {kind}" for kind, count in report.looked.items())
     with_bug = f" with {recorded.planted}" if recorded.planted else ""
     click.echo(
-        f"{report.target}{with_bug}, seed {report.seed}: {report.distinct} different states of {report.steps} steps "
-        f"({kinds}), {report.recovered} recoveries in {report.seconds:.0f} s, {len(report.failures)} failed"
+        f"{report.target}{with_bug}, seed {report.seed}: {report.distinct} different states, {report.recovered} recoveries "
+        f"in {report.seconds:.0f} s, {len(report.failures)} failed"
     )
+    click.echo(f"  looked at, of {report.steps} steps: {kinds}")
     click.echo(f"  recorded: {', '.join(f'{count} {what}' for what, count in report.covered.items())}")
     for failure in row["failures"][:TOLD_FAILURES]:
         click.echo(f"  {failure['state']}: {'; '.join(failure['wrong'])}")

@@ -61,15 +61,17 @@ class Failure:
 
 @dataclass(slots=True)
 class Report:
-    """How a campaign went. `distinct` counts states by their contents, `recovered` also by what was owed, `kinds` by kind.
-    `covered` is what the program did."""
+    """How a campaign went. `candidates` counts the states there are, by kind, and `looked` those that were made; many are
+    equal. `distinct` counts them by their contents (`kinds`: the same by the kind that was first), `recovered` also by what
+    was owed. `covered` is what the program did."""
 
     target: str
     seed: int
     steps: int
-    candidates: int
+    candidates: dict[str, int]
     distinct: int = 0
     recovered: int = 0
+    looked: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, int] = field(default_factory=dict)
     covered: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -95,7 +97,7 @@ def campaign(
     recording = recorded.recording
     covered, stakes = _along(recorded)
     plan = planned(recording, seed, stakes)
-    report = Report(recorded.target, seed, len(recording.steps), len(plan), covered=covered)
+    report = Report(recorded.target, seed, len(recording.steps), _by_kind(plan), covered=covered)
     seen: set[tuple[str, str]] = set()
     contents: set[str] = set()
     left = iter(plan)
@@ -125,11 +127,15 @@ def _along(recorded: Recorded) -> tuple[dict[str, int], dict[str, list[int]]]:
     return witness.covered(), stakes
 
 
+def _by_kind(states: Sequence[Survivors]) -> dict[str, int]:
+    return dict(sorted(Counter(state.kind for state in states).items()))
+
+
 def one_state(recorded: Recorded, *, seed: int, state: Survivors, keep: Path | None = None) -> Report:
     """Recover one state. `ValueError` if there is no such state."""
     began = monotonic()
     recording = recorded.recording
-    report = Report(recorded.target, seed, len(recording.steps), 1)
+    report = Report(recorded.target, seed, len(recording.steps), _by_kind([state]))
     if not 0 < state.cut <= len(recording.steps):
         raise ValueError(f"{state}: the recording has {len(recording.steps)} steps")
     contents: set[str] = set()
@@ -171,6 +177,7 @@ class _Batch:
     ) -> None:
         """Hand over those that were not seen yet."""
         kinds = Counter(self.report.kinds)
+        self.report.looked = dict(sorted((Counter(self.report.looked) + Counter(_by_kind(batch))).items()))
         for state in batch:
             while self.at < state.cut:
                 self.disk.take(self.recording.steps[self.at])

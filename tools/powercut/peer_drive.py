@@ -7,6 +7,7 @@ base and gets an image; is started again; follows, votes, campaigns. The two oth
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from shardkv.errors import KvError
 from shardkv.group_clerk import GroupClerk
 from shardkv.kv_clerk import KvClerk
 from shardkv.methods import Method
-from tools.admin import network, peer_statuses
+from tools.admin import network, peer_status, peer_statuses
 from tools.powercut.peer_load import CLUSTER, GID, Plan, value_of
 from tools.powercut.recording import strace_command
 from tools.powercut.strace import BadTrace
@@ -88,8 +89,6 @@ class Peer:
 
     def signal(self, number: signal.Signals) -> None:
         """To the peer itself."""
-        import os
-
         os.kill(self.pid(), number)
 
 
@@ -176,14 +175,19 @@ class Drive:
 
     async def cut_off(self) -> None:
         """It leads, and takes writes that reach nobody; the others go on without it."""
-        await self.lead_by(RECORDED)
         others = [peer for peer in self.peers if peer.number != RECORDED]
-        for peer in others:
-            peer.end()
-        await self.puts(1, deadline_s=0.25)
-        self.peers[RECORDED].signal(signal.SIGSTOP)
-        for peer in others:
-            peer.start()
+        alone = False
+        while not alone:  # it may have been deposed before a write came: once more
+            await self.lead_by(RECORDED)
+            for peer in others:
+                peer.end()
+            await self.puts(1, deadline_s=0.25)
+            status = await peer_status(self.rpc, self.addresses[RECORDED], 5.0)
+            alone = status is not None and status["last"][1] > status["commit"]
+            if alone:
+                self.peers[RECORDED].signal(signal.SIGSTOP)
+            for peer in others:
+                peer.start()
         await self.led((1, 2))
         await self.puts(2)
         self.peers[RECORDED].signal(signal.SIGCONT)
@@ -193,10 +197,14 @@ class Drive:
         """It is stopped until the others have purged what it would need next, and more than one piece is to be sent."""
         await self.puts(2)
         await self.all_equal()
+        status = await peer_status(self.rpc, self.addresses[RECORDED], 5.0)
+        assert status is not None, "it was asked a moment ago"
         self.peers[RECORDED].signal(signal.SIGSTOP)
         await self.led((1, 2))
         await self.puts(LARGE_PUTS, kind="large")
         await self.puts(8)
+        last = status["last"][1]
+        await self.until(lambda found: len(found) == 2 and all(its["base"][1] > last for its in found.values()), (1, 2))
         self.peers[RECORDED].signal(signal.SIGCONT)
         await self.all_equal()
 

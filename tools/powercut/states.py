@@ -26,7 +26,7 @@ from tools.powercut.events import BEGIN, END, Mark, Names, Recording, Resize, St
 
 MIXED_PER_CUT = 8
 """So many states by chance for each moment."""
-PREFIXES_PER_TURN = 3
+PREFIXES_PER_TURN = 6
 """See `planned`."""
 
 _NAME = re.compile(r"(\d+):(all|none|lost|only|torn|mixed)(?::(\d+))?")

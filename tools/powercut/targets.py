@@ -22,7 +22,7 @@ from tools.powercut.peer_witness import PeerWitness
 from tools.powercut.recording import MARKS_FILE, read_recording, record
 from tools.powercut.store_check import StoreWitness
 
-STATES = {"store": 2500, "peer": 1000}
+STATES = {"store": 2500, "peer": 1500}
 """How many different states a campaign looks at, unless told otherwise."""
 ROOT_NAME = "disk"
 ABOUT, TRACE = "recording.json", "trace"
