@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raftlog.durable import LOG_TABLES, read_hard, write_hard
+from raftlog.durable import LOG_TABLES, index_key, read_hard, write_hard
 from raftlog.messages import (
     AppendEntries,
     AppendReply,
@@ -167,13 +167,20 @@ def test_a_peer_may_be_missing_until_its_creation_is_reported_and_is_made_again(
     assert check(new_peer, nothing_owed() | {"created": False}, SETUP) == []
 
 
-def test_a_damaged_peer_fails_to_recover_and_the_next_state_is_looked_at_all_the_same(new_peer: Path) -> None:
+def test_a_start_that_has_to_mend_something_is_a_finding(new_peer: Path) -> None:
     engine = LmdbEngine.open(new_peer / SETUP["name"] / "log", LOG_TABLES, None)
     with engine.write() as txn:
-        txn.delete("meta", b"hard")
+        txn.delete("entries", index_key(1))
     engine.close()
+    assert any("mended what a power cut must not damage" in text for text in check(new_peer, nothing_owed(), SETUP))
+
+
+def test_a_peer_that_cannot_start_is_a_finding_and_the_next_state_is_looked_at_all_the_same(new_peer: Path) -> None:
+    data = new_peer / SETUP["name"] / "log" / "data.mdb"
+    data.write_bytes(bytes(data.stat().st_size))
     for _ in range(2):
-        assert check(new_peer, nothing_owed(), SETUP) == ["recovery failed: record meta/hard is missing"]
+        (told,) = check(new_peer, nothing_owed(), SETUP)
+        assert told.startswith("recovery failed: ") and "data.mdb is damaged" in told
 
 
 def test_values_tell_their_number() -> None:
