@@ -5,6 +5,7 @@ It replies only after its own commit. Commands that wait together share one tran
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,8 +24,12 @@ WRITE = step("write", "writes of clients, at a kvsrv")
 
 QUEUE_MAX = 8192
 """The most operations that wait for a commit; more are refused."""
+QUEUE_BYTES_MAX = 32 << 20
+"""The most bytes of commands that wait for a commit; the next is refused."""
 BATCH_MAX = 256
 """The most operations in one commit."""
+BATCH_BYTES = 4 << 20
+"""A commit takes no further operation once it holds so many bytes of commands."""
 
 _Item = tuple[Operation, Callable[[Outcome], Any]]
 
@@ -39,7 +44,8 @@ class KvServer:
         self.machine = machine
         self.writer = writer
         self.no_space = False
-        self._queue: list[_Item] = []
+        self._queue: deque[_Item] = deque()
+        self._queue_bytes = 0
         self._committing = False
         self._count = 0
         self._closed = False
@@ -65,18 +71,29 @@ class KvServer:
         """See `ReplicatedStateMachine.submit`; `done` comes after the commit."""
         if self._closed:
             done(NotTaken("the server stops"))
-        elif len(self._queue) >= QUEUE_MAX:
+        elif len(self._queue) >= QUEUE_MAX or self._queue_bytes >= QUEUE_BYTES_MAX:
             done(NotTaken("busy"))
         elif self.no_space and self.machine.grows(operation.command):
             done(NotTaken("no space"))
         else:
             self._queue.append((operation, done))
+            self._queue_bytes += len(operation.command)
             self._next()
+
+    def _batch(self) -> list[_Item]:
+        """Take what the next commit is to hold."""
+        batch: list[_Item] = []
+        size = 0
+        while self._queue and len(batch) < BATCH_MAX and size < BATCH_BYTES:
+            batch.append(self._queue.popleft())
+            size += len(batch[-1][0].command)
+        self._queue_bytes -= size
+        return batch
 
     def _next(self) -> None:
         if self._committing or not self._queue:
             return
-        batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+        batch = self._batch()
         self._committing = True
         self._count += 1
         at = LogId(0, self._count)  # no log: the position is only a number
@@ -104,7 +121,7 @@ class KvServer:
     def close(self) -> None:
         """Refuse what waits; what is at the writer is answered if its commit returns."""
         self._closed = True
-        queue, self._queue = self._queue, []
+        queue, self._queue, self._queue_bytes = self._queue, deque(), 0
         for _, done in queue:
             done(NotTaken("the server stops"))
 
