@@ -104,6 +104,11 @@ class Arena:
         """The peers of a group, or of all."""
         return self.cluster.manifest.names(gid)
 
+    def busy(self) -> list[str]:
+        """The peers that run and write often: of shard groups, where there are some."""
+        running = [name for name in self.names() if self.cluster.process(name).is_running()]
+        return [name for name in running if not name.startswith("server-0-")] or running
+
     def placed(self, kind: type[Place], gid: int | None = None) -> list[str]:
         """The peers whose data lies on such a place."""
         return [name for name in self.names(gid) if isinstance(self.cluster.places.get(name), kind)]

@@ -89,7 +89,7 @@ async def kill_in_change(arena: Arena, rng: Random) -> AsyncIterator[str]:
     """
     names = arena.names(0)
     groups = [name for name in arena.names() if name not in names]
-    slowness = rng.uniform(0.05, 0.15)
+    slowness = rng.uniform(0.1, 0.15)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_moves, arena, rng)
         arena.proxy.set_between(names, groups, Conditions(delay_s=(slowness, 2 * slowness)))
@@ -122,8 +122,8 @@ async def _kill_some(arena: Arena, rng: Random, names: list[str]) -> list[str]:
         await arena.arm(leader, f"{where}=off")
     if not await _wait_change(arena, leader):
         raise NotStruck("no change came about")
-    # Late enough for the state to be flushed while it lasts, now and then: then it is in the state too, not the log alone.
-    await trio.sleep(rng.choice((0.0, 0.05, 0.2, 1.1)))
+    # A peer's durable commit lags behind what it has seen committed; a second later its state is flushed, and knows.
+    await trio.sleep(rng.choice((rng.uniform(0.0, 1.0), *4 * [rng.uniform(1.05, 1.4)])))
     majority = len(names) // 2
     victims = {1: [leader], 2: [rng.choice(names)], 3: rng.sample(names, max(majority, 1))}.get(way, names)
     await arena.kill(victims)

@@ -81,7 +81,7 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
 @asynccontextmanager
 async def slow_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
     """Each of a peer's commits takes a while longer."""
-    name = rng.choice(arena.names())
+    name = _drawn(rng, arena.busy())
     slower = rng.choice((0.01, 0.05, 0.2))
     arena.dead.add(name)
     if not await arena.arm(name, f"save.commit=sleep:{slower}", f"flush.commit=sleep:{slower}"):
@@ -95,11 +95,14 @@ async def slow_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
 @asynccontextmanager
 async def kill_at_step(arena: Arena, rng: Random) -> AsyncIterator[str]:
     """A peer dies at a durable step: by SIGKILL, by its own exit, or as by a failed commit."""
-    name = rng.choice(arena.names())
+    name = _drawn(rng, arena.busy())
     step = rng.choice(STEPS)
     action = rng.choice(("kill", "exit", "error") if step != "reply" else ("kill", "exit"))
+    nth = rng.randint(1, 5) if step.startswith("save") else 1
+    if step == "reply":
+        name = await arena.some_leader(rng.choice(arena.gids[1:] or arena.gids))
     arena.dead.add(name)
-    if not await arena.arm(name, f"{step}={action}@{rng.randint(1, 5)}"):
+    if not await arena.arm(name, f"{step}={action}@{nth}"):
         raise NotStruck(f"{name} could not be armed")
     if not await arena.wait_dead(name, STRUCK_S):
         await arena.arm(name, f"{step}=off")
@@ -110,7 +113,7 @@ async def kill_at_step(arena: Arena, rng: Random) -> AsyncIterator[str]:
 @asynccontextmanager
 async def kill_at_call(arena: Arena, rng: Random) -> AsyncIterator[str]:
     """A peer is killed in its N-th system call of a kind."""
-    name, call, nth = rng.choice(arena.names()), rng.choice(CALLS), rng.randint(1, 40)
+    name, call, nth = _drawn(rng, arena.busy()), rng.choice(CALLS), rng.randint(1, 20)
     async with _traced(arena, name, call, f"signal=KILL:when={nth}"):
         if not await arena.wait_dead(name, STRUCK_S):
             raise NotStruck(f"{name} made fewer than {nth} calls of {call}")
@@ -120,8 +123,8 @@ async def kill_at_call(arena: Arena, rng: Random) -> AsyncIterator[str]:
 @asynccontextmanager
 async def disk_error(arena: Arena, rng: Random) -> AsyncIterator[str]:
     """A system call of a peer on its disk fails with EIO or ENOSPC: the peer must end, and must not try again."""
-    name, call = rng.choice(arena.names()), rng.choice(("fdatasync", "pwrite64"))
-    error, nth = rng.choice(("EIO", "ENOSPC")), rng.randint(1, 20)
+    name, call = _drawn(rng, arena.busy()), rng.choice(("fdatasync", "pwrite64"))
+    error, nth = rng.choice(("EIO", "ENOSPC")), rng.randint(1, 10)
     async with _traced(arena, name, call, f"error={error}:when={nth}"):
         if not await arena.wait_dead(name, STRUCK_S):
             raise NotStruck(f"{name} made fewer than {nth} calls of {call}")
@@ -159,7 +162,7 @@ async def _traced(arena: Arena, name: str, call: str, how: str) -> AsyncIterator
 
 def _drawn(rng: Random, names: list[str]) -> str:
     if not names:
-        raise NotStruck("no peer is on such a disk")
+        raise NotStruck("no such peer runs")
     return rng.choice(names)
 
 

@@ -58,8 +58,10 @@ def schedule(faults: Sequence[Fault], seed: int) -> Iterator[tuple[int, tuple[Fa
         rng = Random(f"{seed} deck {turn}")
         rng.shuffle(deck)
         for card in deck:
-            drawn = tuple(rng.choice(kinds[each]) if isinstance(each, Kind) else each for each in card)
-            yield next(numbers), drawn
+            drawn = [rng.choice(kinds[each]) if isinstance(each, Kind) else each for each in card]
+            rng.shuffle(drawn)
+            # Who is killed first has no disk that could fail.
+            yield next(numbers), tuple(sorted(drawn, key=lambda fault: fault.kind is Kind.KILL))
 
 
 class Nemesis:
