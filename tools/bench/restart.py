@@ -22,7 +22,7 @@ from tools.bench.generator import BenchError
 from tools.bench.ours import OurSystem, our_system
 from tools.bench.report import Tell, over_rounds
 from tools.bench.usage import usage
-from tools.bench.workload import Workload, key_of
+from tools.bench.workload import KEYS_MAX, Workload, key_of
 from tools.cluster import Layout
 
 VALUE_BYTES = 128
@@ -53,11 +53,11 @@ async def under_load(system: OurSystem, workload: Workload) -> AsyncIterator[Non
         nursery.cancel_scope.cancel()
 
 
-async def restart_group(system: OurSystem) -> dict[str, float | None]:
-    """Kill all peers of group 1 under load, start them, and time the first get."""
+async def restart_group(system: OurSystem, keys: int) -> dict[str, float | None]:
+    """Kill all peers of group 1 under load, start them, and time the first get. `keys` are there already."""
     cluster = system.cluster
     names = list(cluster.addresses(1))
-    async with under_load(system, Workload("put", 16, VALUE_BYTES)):
+    async with under_load(system, Workload("put", 16, VALUE_BYTES, keys_max=min(keys, KEYS_MAX))):
         for name in names:
             await cluster.kill(name)
     with cluster.locked():
@@ -98,7 +98,7 @@ async def restarts(folder: Path, counts: Sequence[int], rounds: int, replicas: i
             written = count
             found = []
             for number in range(rounds):
-                found.append(await restart_group(system))
+                found.append(await restart_group(system, count))
                 tell(
                     f"restart {number + 1} of {rounds}, {replicas} peers, {count:,} keys: {found[-1]['first_get_s']:.2f} s"
                 )

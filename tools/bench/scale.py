@@ -5,7 +5,8 @@ The results of the report, each with `kind` and `figures` ({name: {median spread
     groups   groups; put_per_s, get_per_s of 64 clients, put_leader_cpu_us and get_leader_cpu_us of all leaders together
     idle     groups; per group messages_per_s and syncs_per_s, per peer cpu_share (of a core) and memory_mb
     growth   by: "keys" (new ones) or "overwrites" (of a fixed set); count, of all puts so far; of the peer that has the most
-             memory_mb, state_mb (used of state/), log_mb (entries in memory), files_mb (on disk); put_per_s, get_per_s
+             memory_mb, state_mb (used of state/), log_mb (entries in memory), files_mb (on disk); put_per_s, get_per_s;
+             restart_s, from a kill under load to the first get (see `restart`)
 
 Memory is the processes' own (see `usage`).
 """
@@ -24,6 +25,7 @@ from tools.bench.ours import BARRIERS, OurSystem, our_system
 from tools.bench.plans import BASE, Point
 from tools.bench.plans import Plan as KvPlan
 from tools.bench.report import Report, Reporting, Tell, over_rounds
+from tools.bench.restart import restart_group
 from tools.bench.usage import cpu_between
 from tools.bench.workload import Workload
 from tools.cluster import Layout
@@ -147,7 +149,7 @@ async def _growth(folder: Path, by: str, plan: Plan, counts: Sequence[int], tell
 
 
 async def _grown(system: OurSystem, by: str, count: int, plan: Plan) -> dict[str, Any]:
-    """How large the peers of group 1 are, after a pause; then how fast, if there are keys."""
+    """How large the peers of group 1 are, after a pause; then how fast, and how fast back, if there are keys."""
     await trio.sleep(plan.settle_s)
     names = list(system.cluster.addresses(1))
     look = await system.look()
@@ -163,6 +165,7 @@ async def _grown(system: OurSystem, by: str, count: int, plan: Plan) -> dict[str
             load = replace(BASE, operation=operation, keys_max=min(count, FIXED_KEYS))
             sample = await system.measure(load, plan.warm_up_s, plan.measure_s, count)
             figures[f"{operation}_per_s"] = sample.operations / sample.seconds
+        figures["restart_s"] = (await restart_group(system, count))["first_get_s"]
     return {"kind": "growth", "by": by, "count": count, "figures": over_rounds([figures])}
 
 

@@ -19,7 +19,7 @@ def scale_grids(report: Report) -> Sequence[Grid]:
     names = ["groups", "messages/s per group", "syncs/s per group", "CPU per peer", "MB per peer"]
     idle = Grid("Idle groups of 3 peers", names, 0)
     sizes = ("memory MB", "state MB", "log MB", "files MB")
-    growth = Grid("Growth of a peer", ["puts of", "so many", *sizes, "puts/s", "gets/s"])
+    growth = Grid("Growth of a peer", ["puts of", "so many", *sizes, "puts/s", "gets/s", "restart s"])
     for result in report.results:
         found = result["figures"]
         match result["kind"]:
@@ -39,7 +39,7 @@ def scale_grids(report: Report) -> Sequence[Grid]:
                 what = "new keys" if result["by"] == "keys" else "the same keys"
                 cells = [figure(found, name, ".1f") for name in _SIZES]
                 speeds = [figure(found, f"{operation}_per_s", ",.0f") for operation in ("put", "get")]
-                growth.add(what, f"{result['count']:,}", *cells, *speeds)
+                growth.add(what, f"{result['count']:,}", *cells, *speeds, figure(found, "restart_s"))
     if growth.rows:
         growth.title += _slope(report)
     return [grid for grid in (groups, idle, growth) if grid.rows]
