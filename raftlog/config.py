@@ -23,7 +23,7 @@ class RaftConfig:
     retry_s: float = 0.3
     """An append unanswered for this long is taken for lost; the leader probes again."""
     storage_slow_s: float = 1.0
-    """A leader whose save takes longer hands over and leads no more: its clients wait, and others may have a better disk.
+    """A leader whose save takes longer hands over to a peer whose disk has been faster, if there is one: its clients wait.
     Below storage_stall_s."""
     storage_stall_s: float = 5.0
     """A save that takes longer means the disk hangs: the peer steps down, then dies. Above election_max_s."""

@@ -12,7 +12,7 @@ reads never wait for an fsync. The ordering laws:
 4. Heartbeat and read answers leave at once, with match = min(match, stable), or 0 while the term is not durable.
 5. `committed` <= min(commit, stable), and none while the term is not durable: `applied` passes neither the local durable
    log nor the term in which the commit was learned. A `take()` is bounded in bytes.
-6. A save older than `storage_slow_s`: a leader hands over. One older than `storage_stall_s`: the node exits.
+6. A save older than `storage_slow_s`: a leader hands over to a faster disk. One older than `storage_stall_s`: the node exits.
 7. An inline commit is just `saved()` called at once.
 """
 
@@ -68,8 +68,9 @@ class RaftCore:
         match state.role:
             case Leader() as leader:
                 due = min(due, leader.next_heartbeat)
-                if state.durability.in_flight_since is not None:
-                    due = min(due, state.durability.in_flight_since + state.config.storage_slow_s)
+                since = state.durability.in_flight_since
+                if since is not None and state.now < since + state.config.storage_slow_s:  # later: at each heartbeat
+                    due = min(due, since + state.config.storage_slow_s)
                 if leader.transfer_to is not None:
                     due = min(due, leader.transfer_until)
             case Follower() | Candidate():
@@ -100,7 +101,8 @@ class RaftCore:
                     elections.campaign(state, now, pre=False)
 
     def _hand_over(self, now: float) -> None:
-        """The disk is slow: let who has most of the log lead, at once. Alone in its group a peer goes on."""
+        """The disk is slow: let who has most of the log lead, at once. Alone in its group a peer goes on, and so it does
+        if no other disk has been faster: who takes over has to save a vote first."""
         state = self.state
         if isinstance(state.role, Leader) and (to := leading.best_successor(state, state.role)) is not None:
             state.mark("slow disk")

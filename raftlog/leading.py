@@ -182,9 +182,10 @@ def maybe_commit(state: CoreState, leader: Leader) -> None:
 
 
 def best_successor(state: CoreState, leader: Leader) -> PeerId | None:
-    """The other voter that has most of the log durably, of equals the lowest; None without another voter."""
+    """The other voter that has most of the log durably, of equals the lowest; None if none has more than this peer."""
     others = [(-p.match, peer) for peer, p in leader.progress.items() if state.membership.is_voter(peer)]
-    return min(others)[1] if others else None
+    most, peer = min(others, default=(0, state.me))
+    return peer if -most > state.durability.stable else None
 
 
 def short_of_space(state: CoreState, leader: Leader) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.messages import AppendReply, Envelope, TransferNow
+from raftlog.messages import AppendReply, Envelope, HeartbeatReply, TransferNow
 from raftlog.types import Proposal, Role
 from tests.raftlog.script_runner import Script
 
@@ -38,6 +40,7 @@ def test_a_leader_whose_save_does_not_return_hands_over_stays_silent_and_is_give
     began = played.now
     run_until(played, core, began + SLOW_S - 0.01)
     assert core.state.role_name is Role.LEADER
+    core.step(Envelope(1, 0, AppendReply(2, 3)), played.now)
     run_until(played, core, began + SLOW_S, contact=False)
     assert [e for e in core.take().send if isinstance(e.message, TransferNow)] == [Envelope(0, 1, TransferNow(2))]
     assert core.state.role_name is Role.FOLLOWER and not core.state.stalled
@@ -60,6 +63,27 @@ def test_a_leader_with_a_slow_disk_hands_over_to_who_has_most_and_may_lead_again
     assert save is not None
     core.saved(save.ticket, played.now)
     assert core.state.electable
+
+
+@pytest.mark.parametrize("voters", [1, 3])
+def test_a_leader_whose_disk_is_no_slower_than_the_others_leads_on_and_is_not_woken_for_nothing(voters: int) -> None:
+    """All disks are slow (they may be one): whoever took over would have to save its vote first, and be as slow."""
+    played = Script()
+    played.run(f"cluster {voters}\ntimeout 0\ndeliver all\ntick 0\ndeliver all\nauto off")
+    core = played.core(0)
+    core.propose_many([Proposal(b"x")], played.now)
+    assert core.take().save is not None
+    began, wakes = played.now, 0
+    while played.now < began + 2 * SLOW_S:
+        wakes += 1
+        assert core.deadline() > played.now
+        played.now = core.deadline()
+        core.on_time(played.now)
+        sent = core.take().send
+        assert not any(isinstance(e.message, TransferNow) for e in sent)
+        for peer in range(1, voters):
+            core.step(Envelope(peer, 0, HeartbeatReply(2, 2)), played.now)
+    assert core.state.role_name is Role.LEADER and wakes < 50
 
 
 def test_a_pause_of_the_process_is_no_hung_disk() -> None:
