@@ -100,7 +100,7 @@ class Changer:
             with self._scope:
                 changes = self._changes()
                 while True:
-                    await trio.sleep(self.rng.expovariate(1 / 1.5))
+                    await trio.sleep(self.rng.expovariate(1 / self.shape.change_every_s))
                     await self.once(changes)
 
     def _changes(self) -> Changes:

@@ -59,6 +59,7 @@ class Nemesis:
             "compact": self._compact,
             "cut a controller": self._cut_controller,
             "crash a controller": self._crash_controller,
+            "slow a controller": self._slow_controller,
         }
 
     async def run(self) -> None:
@@ -361,20 +362,42 @@ class Nemesis:
             return True
         return False
 
+    def _controllers(self) -> list[Changer]:
+        return [c for c in self.changers if c.controller is not None and c.controller.host.alive]
+
+    def _controller_host(self) -> str | None:
+        hosts = [c.controller.host.name for c in self._controllers() if c.controller is not None]
+        return self.rng.choice(hosts) if hosts else None
+
     async def _cut_controller(self, seconds: float) -> bool:
-        hosts = [c.controller.host.name for c in self.changers if c.controller is not None and c.controller.host.alive]
-        if not hosts:
+        name = self._controller_host()
+        if name is None:
             return False
-        name = self.rng.choice(hosts)
         others = [other for other in sorted(self.world.net.hosts) if other != name]
         return await self._cut(seconds, {p for o in others for p in ((o, name), (name, o))})
 
     async def _crash_controller(self, seconds: float) -> bool:
-        alive = [c for c in self.changers if c.controller is not None and c.controller.host.alive]
+        alive = self._controllers()
         if not alive:
             return False
         self.rng.choice(alive).crash()
         return True
+
+    async def _slow_controller(self, seconds: float) -> bool:
+        """What it asks of some groups, and the answers, take long or are lost: others post a change before it, finish its
+        own meanwhile, and begin the next."""
+        name, net = self._controller_host(), self.world.net
+        if name is None:
+            return False
+        loss = self.rng.choice((0.0, 0.5))
+        slow = replace(net.conditions, delay_s=(0.01, 0.9), request_loss=loss, reply_loss=loss)
+        groups = [group for group in self.groups() if self.rng.random() < 0.7]
+        links = [link for group in groups for peer in group.names.values() for link in ((name, peer), (peer, name))]
+        net.links |= dict.fromkeys(links, slow)
+        await trio.sleep(2 * seconds)
+        for link in links:
+            net.links.pop(link, None)
+        return bool(links)
 
 
 def corrupt_some_record(disk: MemoryDisk, rng: Random) -> bool:

@@ -41,7 +41,7 @@ FAULTS = {
     "crash a controller": 1.5,
 }
 """Every fault that a seed may have, and its weight beside the others it has."""
-LATER_FAULTS = {"crash at a commit": 3.0}
+LATER_FAULTS = {"crash at a commit": 3.0, "slow a controller": 2.0}
 """Those that came later: drawn apart, so that the worlds of the seeds without them stay as they were."""
 
 
@@ -68,6 +68,7 @@ class Shape:
     deletes: bool
     lease_reads: bool
     changers: int
+    change_every_s: float
     think_s: float
     deadline_s: float
     drift: float
@@ -106,7 +107,9 @@ def features(shape: Shape) -> list[str]:
         "no sessions, sent again": shape.resend,
         "sessions that are evicted": shape.sessions and shape.sessions_max < shape.clients,
         "deletes": shape.deletes,
+        "shards that move": shape.groups > 1 and shape.changers > 0,
         "several controllers at once": shape.changers > 1,
+        "one change on the heels of another": shape.changers > 0 and shape.change_every_s < 1,
         "small pages of a move": shape.page_bytes < 1000,
         "controller peers": shape.service,
         "controllers that must ask what they did": not shape.service and not shape.store_sessions,
@@ -126,7 +129,7 @@ def draw(seed: int) -> Shape:
         store=store,
         controllers=1 if store == "kvsrv" else rng.choice((3, 3, 3, 5)),
         service=store == "kvraft" and rng.random() < 0.4,
-        store_sessions=sub_rng(seed, "store sessions").random() < 0.7,
+        store_sessions=sub_rng(seed, "store sessions").random() < 0.5,
         groups=rng.choice((1, 2, 2, 2, 3)),
         replicas=rng.choice((1, 2, 3, 3, 3, 3, 4, 5)),
         shards=rng.choice((1, 2, 4, 12)),
@@ -139,6 +142,7 @@ def draw(seed: int) -> Shape:
         deletes=rng.random() < 0.4,
         lease_reads=rng.random() < 0.4,
         changers=rng.choice((0, 1, 1, 2)) + (sub_rng(seed, "more changers").random() < 0.3),
+        change_every_s=sub_rng(seed, "pace of changes").choice((0.5, 1.5, 1.5)),
         think_s=rng.choice((0.02, 0.1, 0.2)),
         deadline_s=rng.choice((0.5, 2.0, 5.0)),
         drift=rng.uniform(0, 0.045) if rng.random() < 0.5 else 0.0,
@@ -153,6 +157,8 @@ def draw(seed: int) -> Shape:
     resend = sub_rng(seed, "resend").random() < 0.5
     later = {name: weight for name, weight in LATER_FAULTS.items() if sub_rng(seed, name).random() < 0.35}
     resend = resend and not shape.sessions and not shape.deletes
+    if sub_rng(seed, "crowd").random() < 0.12:  # of controllers, each of which posts while another's post is open
+        shape = replace(shape, changers=4, change_every_s=0.15)
     return replace(shape, resend=resend, faults=shape.faults | later)
 
 
