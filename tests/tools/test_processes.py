@@ -10,14 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cbor2
 import pytest
 import trio
 
 import shardkv
 from raftlog.codec import dumps
+from raftlog.durable import LOG_TABLES
 from raftlog.net.frames import Hello, Kind, encode_batch, encode_request
 from shardkv.config import NSHARDS
 from shardkv.methods import Method
+from store.format import KEY
+from store.lmdb_engine import LmdbEngine
 from tests.tools.test_crash import check, clients, controllers, running, spread
 from tools.cluster import Layout, LocalCluster
 from tools.demo import run_demo
@@ -108,6 +112,16 @@ async def made(folder: Path) -> LocalCluster:
     return cluster
 
 
+def make_newer(path: Path) -> None:
+    """As a later version of this program would have left it."""
+    engine = LmdbEngine.open(path, LOG_TABLES, None)
+    try:
+        with engine.write() as txn:
+            txn.put("meta", KEY, cbor2.dumps([99, *cbor2.loads(txn.get("meta", KEY) or b"")[1:]]))
+    finally:
+        engine.close()
+
+
 async def test_wrong_directories_are_refused_in_one_line(tmp_path: Path) -> None:
     cluster = await made(tmp_path / "a")
     stranger = await made(tmp_path / "b")
@@ -121,6 +135,13 @@ async def test_wrong_directories_are_refused_in_one_line(tmp_path: Path) -> None
     mine.rmdir()
     shutil.copytree(theirs, mine)
     assert "belongs to cluster" in one_line(serve(file), 3)
+    shutil.rmtree(mine)
+    shutil.copytree(cluster.folder / "server-0-0", mine)
+    assert "belongs to group 0, not to group 1" in one_line(serve(file), 3)
+    shutil.rmtree(mine)
+    shutil.copytree(kept, mine)
+    make_newer(mine / "log")
+    assert "has format 99, this program reads up to" in one_line(serve(file), 3)
     shutil.rmtree(mine)
     shutil.copytree(kept, mine)
     data = mine / "log" / "data.mdb"
