@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from tools.powercut.disk import Choice, Disk, Tree
-from tools.powercut.events import Mark, Recording, Step, Talk
+from tools.powercut.events import BEGIN, Mark, Recording, Step, Talk
 from tools.powercut.recovering import Recoverers, Task, recoverers
 from tools.powercut.states import Survivors, planned
 
@@ -112,7 +112,7 @@ def campaign(
 
 
 def _along(recorded: Recorded) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """What the program did, and the cuts at which something new is owed, by what."""
+    """What the program did, and the cuts at which something new is owed, by what, or something was marked, by its words."""
     witness = recorded.make_witness()
     before = witness.owed()
     stakes: dict[str, list[int]] = {}
@@ -124,6 +124,8 @@ def _along(recorded: Recorded) -> tuple[dict[str, int], dict[str, list[int]]]:
                 if owed[name] != before[name]:
                     stakes.setdefault(name, []).append(cut)
             before = owed
+        if isinstance(step.action, Mark) and step.moment is BEGIN:
+            stakes.setdefault(step.action.text.rstrip(" 0123456789"), []).append(cut)
     return witness.covered(), stakes
 
 

@@ -2,18 +2,19 @@
 
 `python -m tools.powercut.peer_load FILE [PLANTED]`: FILE is a `Plan` as JSON. The directory is made if it is not there.
 Marks: `created`; `recovered N` at start number N; `step NAME` when a durable step is done; `cuts N` at the end of a life, how
-often its log was cut. SIGTERM ends a life in good order; as many as planned follow each other in this process, which ends
-with its standard input. Events go to standard output as JSON lines.
+often its log was cut. SIGTERM ends a life in good order; as many as planned follow each other in this process, which dies
+with its parent. Events go to standard output as JSON lines.
 
 What the peer acknowledges is not marked: it is what it sends.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
-import threading
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ CLUSTER = bytes(range(16))
 LOG_BYTES, KEEP_BYTES = 48 << 10, 12 << 10
 FLUSH_BYTES, FLUSH_IDLE_S = 24 << 10, 0.1
 LARGE_BYTES = 14_000
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def main(plan: Plan) -> None:
     from store.failpoints import PLACES
     from tools.serve import SWITCH_INTERVAL_S
 
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    die_with_parent()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     handle = os.open(plan.marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
@@ -114,8 +117,6 @@ def main(plan: Plan) -> None:
 
 async def _live(host: PeerHost) -> None:
     """From a start to SIGTERM."""
-    import signal
-
     import trio
 
     stop = trio.Event()
@@ -131,9 +132,9 @@ async def _stop_when_told(signals: Any, stop: trio.Event) -> None:
         stop.set()
 
 
-def _end_with_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, however that ends and even while this one is stopped."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 if __name__ == "__main__":

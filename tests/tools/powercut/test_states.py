@@ -6,8 +6,8 @@ import pytest
 
 from tests.tools.powercut.tape import SECTOR, Tape, sector
 from tools.powercut.disk import Disk, Tree
-from tools.powercut.events import ROOT, Recording
-from tools.powercut.states import Survivors, candidates, planned
+from tools.powercut.events import BEGIN, ROOT, Mark, Recording
+from tools.powercut.states import PREFIXES_PER_TURN, Survivors, candidates, planned
 
 
 def saver(*, file_synced: bool = True, name_synced: bool = True, marked_last: bool = True) -> Recording:
@@ -93,3 +93,11 @@ def test_the_seed_decides_the_order_and_names_say_the_state() -> None:
         assert Survivors.parse(str(state)) == state
     with pytest.raises(ValueError, match="names no state"):
         Survivors.parse("12:gone:3")
+
+
+def test_the_moments_at_which_something_is_owed_come_in_the_first_turns() -> None:
+    recording = saver()
+    cuts = [at for at, step in enumerate(recording.steps, 1) if isinstance(step.action, Mark) and step.moment is BEGIN]
+    first = planned(recording, 1, {f"mark {cut}": [cut] for cut in cuts})
+    assert {state.cut for state in first[: PREFIXES_PER_TURN + 5 + len(cuts)]} >= set(cuts)
+    assert sorted(first) == sorted(candidates(recording))
