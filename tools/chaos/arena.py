@@ -186,6 +186,19 @@ class Arena:
             return False
         return True
 
+    async def reached(self, name: str, place: str) -> bool:
+        """Whether a peer came to an armed failpoint; True if it does not say."""
+        try:
+            rows = await admin.failpoints(self.rpc, self.cluster.address(name), [])
+        except (CallFailed, Refused):
+            return True
+        return any(row[0] == place and row[3] > 0 for row in rows)
+
+    async def disarm(self, name: str, *places: str) -> None:
+        """Disarm failpoints of a peer; one that does not confirm it is killed, or it might strike much later."""
+        if self.cluster.process(name).is_running() and not await self.arm(name, *(f"{place}=off" for place in places)):
+            await self.kill([name])
+
     async def wait_dead(self, name: str, limit_s: float) -> bool:
         """Wait until a peer has ended; whether it came to that. It is expected to."""
         self.dead.add(name)

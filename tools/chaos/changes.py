@@ -119,7 +119,7 @@ async def _kill_some(arena: Arena, rng: Random, names: list[str]) -> list[str]:
         arena.dead.add(leader)
         if await arena.arm(leader, f"{where}=kill@{rng.randint(1, 2)}") and await arena.wait_dead(leader, 3.0):
             return [leader]
-        await arena.arm(leader, f"{where}=off")
+        await arena.disarm(leader, where)
     if not await _wait_change(arena, leader):
         raise NotStruck("no change came about")
     # A peer's durable commit lags behind what it has seen committed; a second later its state is flushed, and knows.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 
 import trio
@@ -65,6 +67,7 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
     name = await arena.some_leader(gid)
     arena.dead.add(name)
     if not await arena.arm(name, "save.commit=sleep:30"):
+        await arena.disarm(name, "save.commit")
         raise NotStruck(f"{name} could not be armed")
     begun = trio.current_time()
     with trio.move_on_after(STRUCK_S):
@@ -73,6 +76,9 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
         arena.measured("another leader after the disk of the first hung", trio.current_time() - begun)
     yield name
     if not await arena.wait_dead(name, GONE_S):
+        if not await arena.reached(name, "save.commit"):
+            await arena.disarm(name, "save.commit")
+            raise NotStruck(f"{name} had nothing to save")
         arena.findings.append(f"{name}: its disk hangs, and it is still there after {GONE_S:.0f} s")
         await arena.kill([name])
     arena.measured("a peer whose disk hung is gone", trio.current_time() - begun)
@@ -84,12 +90,12 @@ async def slow_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
     name = _drawn(rng, arena.busy())
     slower = rng.choice((0.01, 0.05, 0.2))
     arena.dead.add(name)
-    if not await arena.arm(name, f"save.commit=sleep:{slower}", f"flush.commit=sleep:{slower}"):
-        raise NotStruck(f"{name} could not be armed")
     try:
+        if not await arena.arm(name, f"save.commit=sleep:{slower}", f"flush.commit=sleep:{slower}"):
+            raise NotStruck(f"{name} could not be armed")
         yield f"{name}, {slower * 1000:.0f} ms"
     finally:
-        await arena.arm(name, "save.commit=off", "flush.commit=off")
+        await arena.disarm(name, "save.commit", "flush.commit")
 
 
 @asynccontextmanager
@@ -102,10 +108,9 @@ async def kill_at_step(arena: Arena, rng: Random) -> AsyncIterator[str]:
     if step == "reply":
         name = await arena.some_leader(rng.choice(arena.gids[1:] or arena.gids))
     arena.dead.add(name)
-    if not await arena.arm(name, f"{step}={action}@{nth}"):
-        raise NotStruck(f"{name} could not be armed")
-    if not await arena.wait_dead(name, STRUCK_S):
-        await arena.arm(name, f"{step}=off")
+    armed = await arena.arm(name, f"{step}={action}@{nth}")
+    if not await arena.wait_dead(name, STRUCK_S if armed else 0.0):
+        await arena.disarm(name, step)
         raise NotStruck(f"{name} did not come to {step}")
     yield f"{name} at {step}, {action}"
 
@@ -167,7 +172,11 @@ def _drawn(rng: Random, names: list[str]) -> str:
 
 
 def _missing_strace() -> str:
-    return "" if shutil.which("strace") else "needs the Debian package strace"
+    if not shutil.which("strace"):
+        return "needs the Debian package strace"
+    guard = Path("/proc/sys/kernel/yama/ptrace_scope")
+    closed = os.geteuid() != 0 and guard.exists() and guard.read_text(encoding="ascii").strip() != "0"
+    return f"needs root, or 0 in {guard}" if closed else ""
 
 
 FAULTS = [
