@@ -28,6 +28,7 @@ from raftlog.messages import (
     ImageReply,
     Message,
     RequestVote,
+    StateHash,
     TransferNow,
     VoteReply,
 )
@@ -246,6 +247,8 @@ def encode_message(message: Message) -> list[Any]:
             return [8, term, name, pack_membership(membership), number, last, data, crc]
         case ImageReply(term, (incarnation, at), wanted, installed):
             return [9, term, [incarnation, pack_log_id(at)], wanted, installed]
+        case StateHash(term, at, state_hash):
+            return [10, term, pack_log_id(at), state_hash]
 
 
 def _append_entries(term: Any, prev: Any, entries: Any, commit: Any, context: Any) -> Message:
@@ -286,6 +289,7 @@ _DECODERS: dict[int, tuple[int, Callable[..., Message]]] = {
     6: (6, lambda t, m, context, *flags: HeartbeatReply(_int(t), _int(m), _int(context), *map(_bool, flags))),
     7: (1, lambda t: TransferNow(_int(t))),
     8: (7, _image_chunk),
+    10: (3, lambda t, at, state_hash: StateHash(_int(t), unpack_log_id(at), _bytes(state_hash))),
     9: (4, lambda t, i, n, done: ImageReply(_int(t), _unpack_image(i), _int(n), _bool(done))),
 }
 

@@ -36,6 +36,7 @@ from raftlog.messages import (
     ImageReply,
     Message,
     RequestVote,
+    StateHash,
     TransferNow,
     VoteReply,
 )
@@ -188,6 +189,8 @@ class RaftCore:
                 if state.may_lead and now >= state.quiet_until and not isinstance(state.role, Leader):
                     state.mark("transfer received")
                     elections.campaign(state, now, pre=False, transfer=True)
+            case StateHash():
+                pass  # the node's affair
             case _:
                 assert_never(message)
 

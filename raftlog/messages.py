@@ -121,6 +121,15 @@ class ImageReply:
     installed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StateHash:
+    """The hash of the sender's state at a position; to whoever compares (`comparing`). No core needs it."""
+
+    term: int
+    at: LogId
+    state_hash: bytes
+
+
 Message = (
     RequestVote
     | VoteReply
@@ -131,6 +140,7 @@ Message = (
     | TransferNow
     | ImageChunk
     | ImageReply
+    | StateHash
 )
 
 Request = RequestVote | AppendEntries | Heartbeat | TransferNow | ImageChunk

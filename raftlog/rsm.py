@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raftlog.codec import CodecError, dumps
+from raftlog.comparing import EVERY
 from raftlog.durable import read_applied, read_slot, write_applied
 from raftlog.machine import Applied, NotTaken, Operation, Outcome, StateMachine, Unknown, decode_operations
 from raftlog.sessions import SESSIONS_MAX, Sessions
@@ -57,6 +58,8 @@ class Rsm:
         self.waiters: dict[int, Waiter] = {}
         self.flushing: LogId | None = None
         self.background_due = True
+        self.on_position: Callable[[LogId, bytes], None] | None = None
+        """Told the hash of the state at the positions at which peers compare theirs (see `raftlog.comparing`)."""
         self._open()
 
     def _open(self) -> None:
@@ -96,6 +99,8 @@ class Rsm:
             if entry.kind is EntryKind.MEMBERSHIP:
                 self.membership = membership_at(entry.id.index)
             self.applied = entry.id
+            if entry.id.index % EVERY == 0 and self.on_position is not None:
+                self.on_position(entry.id, self.state_hash())
             if ours is not None:
                 for done, reply in zip(ours.done, replies, strict=True):
                     done(Applied(reply, entry.id))
@@ -156,6 +161,8 @@ class Rsm:
                 return  # an image took the place of all this
             self.overlay.flushed()
             self.flushing, self.flushed = None, applied
+            if self.on_position is not None:
+                self.on_position(applied, state_hash)
             on_done()
 
         self.writer.submit(job, done, FLUSH)

@@ -3,11 +3,12 @@
 PEER_INFO      []     [OK, {name, cluster, gid, peer, incarnation, boot}]
 PEER_STATUS    []     [OK, {all of info, and: role, mode, term, vote, leader, commit, applied, flushed, last, base,
                             state_hash, log_bytes, pending_bytes, requests_sent, messages_sent, commits, shards,
-                            map_used_bytes, no_space, health, recover_to, refill, mended [text],
-                            scrub {records rounds found mended}}]: requests_sent and messages_sent since the process
-                            began (requests are messages that want an answer, to peers and to servers), commits of both
-                            environments since they were made, each synced with two disk barriers; health is "ok" or
-                            what keeps the peer from being whole
+                            map_used_bytes, no_space, health, odd {peer: position}, agreed, recover_to, refill,
+                            mended [text], scrub {records rounds found mended}}]: requests_sent and messages_sent
+                            since the process began (requests are messages that want an answer, to peers and to
+                            servers), commits of both environments since they were made, each synced with two disk
+                            barriers; health is "ok" or what keeps the peer from being whole; odd is who has another
+                            state than the majority and where, agreed where a majority was last seen to be equal
 PEER_TRANSFER  [peer] [OK, whether it was begun]
 PEER_REPLACE   [peer, incarnation]  [OK, [term, index]]: of the leader. Its group has taken in the successor of a peer whose
                             disk is gone, which recovers to that position (see `raftlog.replacing`); REFUSED with why not
@@ -24,12 +25,13 @@ import trio
 
 from raftlog.net.base import Request, RpcClient
 from raftlog.replacing import Refused, take_in
+from raftlog.types import Mode
 from shardkv.commands import Code, error
 from shardkv.methods import Method
 from store.failpoints import PLACES, BadFailpoint, arm
 
 if TYPE_CHECKING:
-    from raftlog.node_values import NodeStatus
+    from raftlog.node import Node
     from shardkv.host import PeerHost
 
 
@@ -51,12 +53,17 @@ def failpoints(specs: list[Any], *, allowed: bool) -> list[Any]:
     return [int(Code.OK), [[p.name, p.what, p.spec, p.reached] for p in PLACES.values()]]
 
 
-def health(status: NodeStatus) -> str:
+def health(node: Node) -> str:
     """What keeps a peer from being whole, in a few words; "ok" if nothing does."""
-    if status.refill:
+    state, comparison = node.core.state, node.comparison
+    if state.refill:
         return "no state: waits for an image"
-    if status.recover_to is not None:
-        return f"recovering to {status.recover_to.term}:{status.recover_to.index}"
+    if state.mode is Mode.RECOVERING:
+        return f"recovering to {state.recover_to.term}:{state.recover_to.index}"
+    if (at := comparison.odd.get(state.me)) is not None:
+        return f"its state differs from the majority's at {at.term}:{at.index}"
+    if (at := comparison.split) is not None:
+        return f"states differ at {at.term}:{at.index}, and no majority has one"
     return "ok"
 
 
@@ -144,7 +151,9 @@ class Admin:
             "shards": [list(row) for row in host.machine.shard_table(host.rsm.view)],
             "map_used_bytes": host.state_engine.info().used_bytes,
             "no_space": host.node.no_space,
-            "health": health(status),
+            "health": health(host.node),
+            "odd": {str(peer): list(at) for peer, at in host.node.comparison.odd.items()},
+            "agreed": list(host.node.comparison.agreed),
             "recover_to": None if status.recover_to is None else list(status.recover_to),
             "refill": status.refill,
             "mended": list(host.mended),

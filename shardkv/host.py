@@ -193,6 +193,7 @@ class PeerHost:
         lost."""
         spec = self.spec
         damage, self.damage = self.damage, ""
+        self._made_anew = bool(damage)
         disk = open_disk(spec.directory, spec.stamp("log"), self.machine, wall_ms(), damage)
         self.log_engine, self.state_engine, restored = disk.log, disk.state, disk.restored
         make_ballast(spec.directory)
@@ -258,6 +259,8 @@ class PeerHost:
             lease_reads=spec.lease_reads,
             trouble=self._trouble,
         )
+        # Once is enough: a state that was made anew and differs again differs for another reason than its disk.
+        self.node.heal_differences = not self._made_anew
         self.scrub = Scrub(self.node, spec.stamp("log"), hurry=not restored.clean)
         async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self.server = GroupServer(self.node, self.machine, spec.address_of)

@@ -27,7 +27,7 @@ from raftlog.messages import Message
 
 MAGIC = b"SKVR"
 PROTOCOL = 2
-"""1 had no `refill` in a heartbeat's answer."""
+"""1 had no `refill` in a heartbeat's answer, and no `StateHash`."""
 MAX_FRAME_BYTES = 8 << 20
 """The longest frame, in bytes, without its length. Above the largest append and the largest page."""
 MAX_HANDSHAKE_BYTES = 512

@@ -69,6 +69,9 @@ async def test_a_peer_mends_its_log_has_its_state_refilled_and_gets_a_successor(
         async with shardkv.connect(list(cluster.addresses(0).values())) as kv:
             for number in range(60):
                 await kv.put(f"k{number}", b"value %d" % number)
+            with trio.fail_after(30):  # that states are the same is seen by itself
+                while not (status := await cluster.peer(PEER)) or status["agreed"][1] < 60:
+                    await trio.sleep(0.05)
             before = await until_whole(cluster, PEER, 60)
             applied = before["applied"][1]
 

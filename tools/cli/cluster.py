@@ -138,8 +138,8 @@ def status(folder: Path, as_json: bool) -> None:
     \b
     Example: shardkv status
     --json: one object per peer: name gid peer address state pid, and of one that answers role term leader commit applied
-    flushed last base state_hash boot requests_sent log_bytes pending_bytes shards map_used_bytes no_space health recover_to
-    refill mended scrub.
+    flushed last base state_hash boot requests_sent log_bytes pending_bytes shards map_used_bytes no_space health odd
+    agreed recover_to refill mended scrub.
     """
     rows = _do(folder, lambda cluster: cluster.status())
     if as_json:

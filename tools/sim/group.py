@@ -121,6 +121,7 @@ class SimGroup:
         limits: NodeLimits | None = None,
         lease_reads: bool = False,
         sessions_max: int = SESSIONS_MAX,
+        compare: bool = False,
         service: Callable[[SimGroup, int, SimPeer], Any] | None = None,
     ) -> None:
         self.world = world
@@ -130,6 +131,8 @@ class SimGroup:
         self.limits = limits or NodeLimits()
         self.lease_reads = lease_reads
         self.sessions_max = sessions_max
+        self.compare = compare
+        """Whether peers tell each other the hashes of their states. The swarm's ledger compares more of them."""
         self.service = service
         self.names = {i: server_name(gid, i) for i in range(peers)}
         self.membership = Membership(tuple(Member(i, i + 1) for i in range(peers)))
@@ -202,6 +205,7 @@ class SimGroup:
             fatal=fatal,
             limits=self.limits,
             lease_reads=self.lease_reads,
+            compare=self.compare,
         )
         transport.listen(peer, node.deliver)
         server = None
