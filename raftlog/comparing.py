@@ -9,9 +9,14 @@ peers of two, or of three while the third is silent, only differ. Costs a hash o
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
+from raftlog.messages import Envelope, StateHash
 from raftlog.types import ZERO, LogId, Membership, PeerId
 from store.engine import CorruptRecord
+
+if TYPE_CHECKING:
+    from raftlog.node import Node
 
 EVERY = 256
 """Every so many entries."""
@@ -60,3 +65,26 @@ class Comparison:
                 self.split = None
         elif count < len(told):
             self.split = at
+
+
+class NodeComparison(Comparison):
+    """A node's. With `heal` a peer whose state is odd gives it up (the node's `fatal` gets `StateDiffers`), else it only
+    says so."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.core.state.me)
+        self.heal = True
+        self._node = node
+
+    def tell(self, at: LogId, state_hash: bytes) -> None:
+        """This peer's state has this hash there: compare it, and let the others compare."""
+        state = self._node.core.state
+        message = StateHash(state.term, at, state_hash)
+        self._node.transport.send([Envelope(self.me, peer, message) for peer in state.peers()])
+        self.compare(self.me, at, state_hash)
+
+    def compare(self, peer: PeerId, at: LogId, state_hash: bytes) -> None:
+        """A hash is known."""
+        self.hear(peer, at, state_hash, self._node.core.state.membership)
+        if self.heal and self.me in self.odd:
+            self._node.fatal(StateDiffers(self.odd[self.me]))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from raftlog.alarm import Alarm
-from raftlog.comparing import Comparison, StateDiffers
+from raftlog.comparing import NodeComparison
 from raftlog.core import RaftCore
 from raftlog.durable import JournalRecord, write_journal, write_purge, write_save
 from raftlog.image import ImageName, ImageReceiver
@@ -77,10 +77,8 @@ class Node:
         compare: bool = True,
     ) -> None:
         self.core = core
-        self.comparison = Comparison(core.state.me)
-        self.heal_differences = True
-        """Whether a peer whose state is odd gives it up (`fatal` gets `StateDiffers`), or only says so."""
-        rsm.on_position = self._tell_hash if compare else None
+        self.comparison = NodeComparison(self)
+        rsm.on_position = self.comparison.tell if compare else None
         self.rsm = rsm
         self.log = log
         self.transport = transport
@@ -138,23 +136,10 @@ class Node:
         for envelope in envelopes:
             if not membership.voters or membership.incarnation_of(envelope.sender) is not None:
                 if type(envelope.message) is StateHash:
-                    self._compare(envelope.sender, envelope.message.at, envelope.message.state_hash)
+                    self.comparison.compare(envelope.sender, envelope.message.at, envelope.message.state_hash)
                 else:
                     self._inbox.append(envelope)
         self._ring()
-
-    def _tell_hash(self, at: LogId, state_hash: bytes) -> None:
-        """This peer's state has this hash there: compare it, and let the others compare."""
-        state = self.core.state
-        message = StateHash(state.term, at, state_hash)
-        self.transport.send([Envelope(state.me, peer, message) for peer in state.peers()])
-        self._compare(state.me, at, state_hash)
-
-    def _compare(self, peer: PeerId, at: LogId, state_hash: bytes) -> None:
-        state = self.core.state
-        self.comparison.hear(peer, at, state_hash, state.membership)
-        if self.heal_differences and state.me in self.comparison.odd:
-            self.fatal(StateDiffers(self.comparison.odd[state.me]))
 
     @property
     def no_space(self) -> bool:

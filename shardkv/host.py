@@ -260,7 +260,7 @@ class PeerHost:
             trouble=self._trouble,
         )
         # Once is enough: a state that was made anew and differs again differs for another reason than its disk.
-        self.node.heal_differences = not self._made_anew
+        self.node.comparison.heal = not self._made_anew
         self.scrub = Scrub(self.node, spec.stamp("log"), hurry=not restored.clean)
         async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self.server = GroupServer(self.node, self.machine, spec.address_of)

@@ -49,8 +49,9 @@ def info(directories: tuple[Path, ...], as_json: bool) -> None:
     \b
     Example: shardkv inspect info shardkv-data/server-0-0
     --json: one object per directory: name directory running cluster gid peer incarnation format engine store boot term
-    vote mode recover_to commit base first last applied membership learners intent slot state_hash state_hash_now config
-    config_committed shards and, of log and state, _used_bytes _free_bytes _map_bytes _txnid _readers; or directory, error.
+    vote mode recover_to highest hard_copies commit base first last applied membership learners intent slot state_hash
+    state_hash_now config config_committed shards and, of log and state, _used_bytes _free_bytes _map_bytes _txnid _readers;
+    or directory, error.
     """
     worst = 0
     for directory in peer_directories(directories):

@@ -8,7 +8,16 @@ from typing import Any
 
 from ctrler.host import configuration
 from raftlog.codec import CodecError, loads, unpack_entry
-from raftlog.durable import read_applied, read_base, read_boot, read_entries, read_hard, read_intent, read_slot
+from raftlog.durable import (
+    hard_copies,
+    read_applied,
+    read_base,
+    read_boot,
+    read_entries,
+    read_hard,
+    read_intent,
+    read_slot,
+)
 from raftlog.machine import decode_operations
 from raftlog.types import EntryKind, LogId, Mode
 from shardkv import kv
@@ -28,8 +37,9 @@ class PeerInfo:
 
     `config` is the configuration in state/, as a restarted peer reports it before it replays its log;
     `config_committed` the one after the log up to the durable commit. `first` is the first entry in the log, None if it
-    is empty. `state_hash` is stored with `applied`, `state_hash_now` computed from the tables. Sizes: the map, what is
-    used of it, and how much of that is free again.
+    is empty. `highest` is the greatest position that was ever durable in log/, `hard_copies` how many of the two copies
+    of the hard state can be read. `state_hash` is stored with `applied`, `state_hash_now` computed from the tables.
+    Sizes: the map, what is used of it, and how much of that is free again.
     """
 
     name: str
@@ -47,6 +57,8 @@ class PeerInfo:
     vote: int | None = None
     mode: str | None = None
     recover_to: Position | None = None
+    highest: Position | None = None
+    hard_copies: int | None = None
     commit: int | None = None
     base: Position | None = None
     first: Position | None = None
@@ -133,6 +145,8 @@ def _positions(log: ReadTxn, meta: ReadTxn) -> dict[str, Any]:
         "vote": hard.vote,
         "mode": hard.mode.name.lower(),
         "recover_to": list(hard.recover_to) if hard.mode is Mode.RECOVERING else None,
+        "highest": list(hard.highest),
+        "hard_copies": len(hard_copies(log)[0]),
         "commit": hard.commit,
         "base": list(base),
         "first": None if head is None else list(_entry_id(head[1])),

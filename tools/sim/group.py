@@ -18,7 +18,7 @@ from raftlog.node import Node, NodeLimits
 from raftlog.replacing import take_in
 from raftlog.rsm import Rsm
 from raftlog.sessions import SESSIONS_MAX
-from raftlog.types import LogId, Member, Membership
+from raftlog.types import LogId, Member, Membership, Restored
 from shardkv.kvmachine import VersionedMachine
 from shardkv.server import GroupServer
 from store.engine import CannotOpen, CorruptRecord, StoreError
@@ -179,13 +179,7 @@ class SimGroup:
 
         clock = world.clock(name)
         log = world.writer(host, "log", log_disk, fatal)
-        try:
-            restored = recover(log.engine, MemoryEngine(state_disk), world.wall_ms())
-        except StateLost as lost:
-            state_disk = self._empty_state(peer, machine)
-            restored = recover(log.engine, MemoryEngine(state_disk), world.wall_ms())
-            self.mended.append((peer, str(lost)))
-        self.mended += [(peer, note) for note in restored.mended]
+        restored, state_disk = self._recovered(peer, machine, log.engine, state_disk)
         state = world.writer(host, "state", state_disk, fatal)
         rsm = Rsm(machine, state, sessions_max=self.sessions_max)
         rng = world.rng("election", name, restored.boot)
@@ -217,6 +211,20 @@ class SimGroup:
         world.nursery.start_soon(self._run, alive)
         if self.service is not None:
             self.service(self, peer, alive)
+
+    def _recovered(
+        self, peer: int, machine: StateMachine, log: MemoryEngine, state: MemoryDisk
+    ) -> tuple[Restored, MemoryDisk]:
+        """What the disks say, and the one of state/, which is another if that was lost."""
+        now_ms = self.world.wall_ms()
+        try:
+            restored = recover(log, MemoryEngine(state), now_ms)
+        except StateLost as lost:
+            self.mended.append((peer, str(lost)))
+            state = self._empty_state(peer, machine)
+            restored = recover(log, MemoryEngine(state), now_ms)
+        self.mended += [(peer, note) for note in restored.mended]
+        return restored, state
 
     async def replace(self, peer: int, within_s: float = 20.0) -> bool:
         """Lose the disk of a peer, have its group take in a successor (`raftlog.replacing`) and start that. False if it was

@@ -15,6 +15,7 @@ from tools.sim.cluster import SimCluster, SimKvServer
 from tools.sim.group import SimGroup
 from tools.sim.world import World
 from tools.swarm.changes import Changer
+from tools.swarm.healing import Healing
 from tools.swarm.shape import Shape
 
 Member = tuple[SimGroup, int]
@@ -33,15 +34,16 @@ class Nemesis:
         self.rng = rng
         self.marks: dict[str, int] = {}
         self.lost: set[str] = set()
+        self.healing = Healing(self)
         self.resting = False
         self._acts: dict[str, Callable[[float], Awaitable[bool]]] = {
-            "crash one": lambda s: self._crash(s, self._some(1)),
+            "crash one": lambda s: self._crash(s, self.some(1)),
             "crash a leader": lambda s: self._crash(s, self._leader()),
             "crash new leaders": self._crash_new_leaders,
             "crash at a commit": self._crash_at_commit,
             "crash a majority": lambda s: self._crash(s, self._majority()),
             "crash all": lambda s: self._crash(s, self._everybody()),
-            "pause": lambda s: self._pause(s, self._some(1)),
+            "pause": lambda s: self._pause(s, self.some(1)),
             "pause a leader": lambda s: self._pause(s, self._leader()),
             "isolate a leader": self._isolate_leader,
             "split": self._split,
@@ -55,6 +57,8 @@ class Nemesis:
             "no space": self._no_space,
             "corrupt a record": self._corrupt,
             "lose a disk": self._lose_disk,
+            "heal a record": self.healing.damage,
+            "replace a disk": self.healing.replace,
             "transfer leadership": self._transfer,
             "compact": self._compact,
             "cut a controller": self._cut_controller,
@@ -99,7 +103,8 @@ class Nemesis:
     def _group(self) -> SimGroup:
         return self.rng.choice(self.groups())
 
-    def _some(self, count: int) -> list[Member]:
+    def some(self, count: int) -> list[Member]:
+        """Peers of a group that are up."""
         return self._some_of(self._group(), count)
 
     def _some_of(self, group: SimGroup, count: int = 1) -> list[Member]:
@@ -123,7 +128,8 @@ class Nemesis:
         """Start a peer from its disk, and whether the disk was refused. A lost one may only try: it goes on as long as
         nobody reads what is wrong, but nothing is to depend on it."""
         name = group.names[peer]
-        if self.resting or peer in group.peers or (name in self.lost and not although_lost):
+        away = name in self.healing.away or (name in self.lost and not although_lost)
+        if self.resting or peer in group.peers or away:
             return False
         try:
             group.start(peer)
@@ -287,7 +293,7 @@ class Nemesis:
 
     async def _disk(self, seconds: float, *, stall: float = 0.0, error: float = 0.0, hang: bool = False) -> bool:
         """One peer's disk; errors kill it, a hang makes it give up."""
-        members = self._leader() if self.rng.random() < 0.5 else self._some(1)
+        members = self._leader() if self.rng.random() < 0.5 else self.some(1)
         writers = [w for group, peer in members for w in (group.peers[peer].log, group.peers[peer].state)]
         for writer in writers:
             stall_s = (6.0, 9.0) if hang else (0.05, 1.0)
@@ -308,9 +314,9 @@ class Nemesis:
 
     async def _corrupt(self, seconds: float) -> bool:
         """A bit of a record of one peer flips. It is lost from then on: it must notice before it says anything wrong."""
-        for group, peer in self._some(1):
+        for group, peer in self.some(1):
             name = group.names[peer]
-            if not self._spare(group, name):
+            if not self.spare(group, name):
                 return False
             disks = [d for (host, _), d in sorted(self.world.disks.items()) if host == name]
             if not corrupt_some_record(self.rng.choice(disks), self.rng):
@@ -323,16 +329,20 @@ class Nemesis:
             return True
         return False
 
-    def _spare(self, group: SimGroup, name: str) -> bool:
+    def spare(self, group: SimGroup, name: str) -> bool:
         """Whether the group keeps a quorum of good peers without this one."""
-        gone = {other for other in group.names.values() if other in self.lost} | {name}
+        gone = {other for other in group.names.values() if self.bad(other)} | {name}
         return len(group.names) - len(gone) >= group.membership.quorum
+
+    def bad(self, name: str) -> bool:
+        """Nothing may depend on this peer: it is lost, or damaged and not known to be whole again."""
+        return name in self.lost or name in self.healing.names
 
     async def _lose_disk(self, seconds: float) -> bool:
         """A peer dies and its directory is empty afterwards. It has forgotten what it promised: it must not come back."""
-        for group, peer in self._some(1):
+        for group, peer in self.some(1):
             name = group.names[peer]
-            if not self._spare(group, name):
+            if not self.spare(group, name):
                 return False
             self.lost.add(name)
             group.crash(peer)

@@ -199,7 +199,7 @@ class Run:
             await trio.sleep(0.21)
             for group in self.nemesis.groups():
                 for peer in group.peers.values():
-                    if peer.host.name not in self.nemesis.lost:
+                    if not self.nemesis.bad(peer.host.name):
                         rsm = peer.node.rsm
                         self.ledger.hashed(group.gid, rsm.applied, rsm.state_hash())
 
@@ -228,7 +228,7 @@ class Run:
                     self._require(not wrong, f"peer {number} of group {group.gid}: {wrong}")
 
     def _keep_a_quorum(self, group: SimGroup, rng: Random) -> None:
-        good = [peer for peer, name in sorted(group.names.items()) if name not in self.nemesis.lost]
+        good = [peer for peer, name in sorted(group.names.items()) if not self.nemesis.bad(name)]
         kept = set(rng.sample(good, group.membership.quorum))
         for peer in sorted(group.names):
             if peer not in kept:
@@ -313,7 +313,7 @@ class Run:
             for peer, error in group.died:
                 if not isinstance(error, StoreError):
                     raise error
-                assert group.names[peer] in self.nemesis.lost, f"{group.names[peer]} died in peace: {error}"
+                assert self.nemesis.bad(group.names[peer]), f"{group.names[peer]} died in peace: {error}"
         self.verdict = check(self.settled())
         if self.verdict.verdict != "ok":
             raise HistoryBroken(str(self.verdict))

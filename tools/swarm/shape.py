@@ -41,7 +41,7 @@ FAULTS = {
     "crash a controller": 1.5,
 }
 """Every fault that a seed may have, and its weight beside the others it has."""
-LATER_FAULTS = {"crash at a commit": 3.0, "slow a controller": 2.0}
+LATER_FAULTS = {"crash at a commit": 3.0, "slow a controller": 2.0, "heal a record": 2.0, "replace a disk": 1.0}
 """Those that came later: drawn apart, so that the worlds of the seeds without them stay as they were."""
 
 
