@@ -15,6 +15,7 @@ PEER_REPLACE   [peer, incarnation]  [OK, [term, index]]: of the leader. Its grou
 PEER_SHUTDOWN  []     [OK, true]: leadership is handed over, then the process ends
 PEER_FAILPOINTS [spec ...]  [OK, [[name, what, spec, reached] ...]]: arm some (see `store.failpoints`), show all. Only of a
                             peer that was started for it
+PEER_VIEW      see `views`
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from raftlog.replacing import Refused, take_in
 from raftlog.types import Mode
 from shardkv.commands import Code, error
 from shardkv.methods import Method
+from shardkv.views import Views
 from store.failpoints import PLACES, BadFailpoint, arm
 
 if TYPE_CHECKING:
@@ -70,8 +72,9 @@ def health(node: Node) -> str:
 class Admin:
     """Answers them for one peer."""
 
-    def __init__(self, host: PeerHost, rpc: RpcClient, stop: trio.Event, tasks: trio.Nursery) -> None:
+    def __init__(self, host: PeerHost, rpc: RpcClient, stop: trio.Event, tasks: trio.Nursery, views: Views) -> None:
         self._host = host
+        self._views = views
         self._tasks = tasks
         self._rpc = rpc
         self._stop = stop
@@ -95,6 +98,8 @@ class Admin:
                 self._stop.set()
             case Method.PEER_FAILPOINTS:
                 request.reply(failpoints(request.args, allowed=self._host.spec.failpoints))
+            case Method.PEER_VIEW:
+                self._views.on_request(request)
             case _:
                 return False
         return True

@@ -35,6 +35,7 @@ from shardkv.kvmachine import VersionedMachine
 from shardkv.peer_disk import open_disk
 from shardkv.routing import REPORT
 from shardkv.server import Extra, GroupServer
+from shardkv.views import Views
 from store.engine import CorruptRecord, WriteTxn
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
@@ -51,7 +52,8 @@ Event = dict[str, Any]
 class PeerSpec:
     """All that a peer must be told. `peers` and `incarnations` cover its whole group, itself included; `controllers` are
     the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"; with `failpoints` they may be armed by a call. Where
-    an address is in `routes`, this peer dials the one it has there instead; what it tells others is the first one."""
+    an address is in `routes`, this peer dials the one it has there instead; what it tells others is the first one. `viewer`
+    is the command that shows the peer's directory to callers (`views`), none by default."""
 
     cluster: bytes
     gid: int
@@ -69,6 +71,7 @@ class PeerSpec:
     lease_reads: bool = False
     failpoints: bool = False
     routes: Mapping[str, str] = field(default_factory=dict)
+    viewer: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -265,7 +268,8 @@ class PeerHost:
         async with TcpRpcClient(spec.cluster, spec.routes) as rpc, trio.open_nursery() as nursery:
             self.server = GroupServer(self.node, self.machine, spec.address_of)
             service = make_service(self, rpc) if make_service is not None else None
-            self.server.extra = self._extra(service, Admin(self, rpc, stop, nursery))
+            views = Views(spec.viewer, spec.directory)
+            self.server.extra = self._extra(service, Admin(self, rpc, stop, nursery, views))
             server = TcpServer(
                 spec.cluster,
                 spec.gid,
@@ -279,6 +283,7 @@ class PeerHost:
             self.on_event({"event": "listening", "address": f"{address[0]}:{address[1]}"})
             nursery.start_soon(transport.run)
             nursery.start_soon(self._watch)
+            nursery.start_soon(views.run)
             nursery.start_soon(self._report_roles)
             nursery.start_soon(self.scrub.run)
             if service is not None:
@@ -291,7 +296,8 @@ class PeerHost:
         membership = self.node.core.state.membership
         return membership.incarnation_of(peer) if membership.voters else self.spec.incarnations.get(peer)
 
-    def _extra(self, service: Service | None, admin: Admin) -> Extra:
+    @staticmethod
+    def _extra(service: Service | None, admin: Admin) -> Extra:
         def extra(request: Request) -> None:
             if not admin.on_request(request) and not (service is not None and service.on_request(request)):
                 admin.unknown(request)

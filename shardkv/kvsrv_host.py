@@ -18,6 +18,7 @@ from shardkv.kvmachine import VersionedMachine
 from shardkv.kvsrv import KvServer
 from shardkv.methods import Method
 from shardkv.server import GroupServer
+from shardkv.views import Views
 from store.lmdb_engine import LmdbEngine
 from store.space import make_ballast
 from store.writer import ThreadWriter
@@ -49,6 +50,7 @@ class KvServerHost:
         self.on_event = on_event
         self._config_of = config_of
         self._rpc: TcpRpcClient | None = None
+        self._views = Views(spec.viewer, spec.directory)
 
     def open(self) -> None:
         """Open the disk and say what it says. Raises `StoreError`."""
@@ -93,6 +95,7 @@ class KvServerHost:
             self.on_event({"event": "listening", "address": f"{address[0]}:{address[1]}"})
             self.on_event({"event": "leader", "term": 0, "leader": spec.peer})
             nursery.start_soon(self._watch)
+            nursery.start_soon(self._views.run)
             if service is not None:
                 nursery.start_soon(service.run)
             await stop.wait()
@@ -135,6 +138,8 @@ class KvServerHost:
                 stop.set()
             case Method.PEER_FAILPOINTS:
                 request.reply(failpoints(request.args, allowed=self.spec.failpoints))
+            case Method.PEER_VIEW:
+                self._views.on_request(request)
             case _:
                 return False
         return True

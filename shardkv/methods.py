@@ -20,6 +20,7 @@ class Method(IntEnum):
     PEER_SHUTDOWN = 67
     PEER_FAILPOINTS = 72
     PEER_REPLACE = 73
+    PEER_VIEW = 74
 
 
 CONTROL_METHODS = range(32, 64)

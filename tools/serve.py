@@ -46,6 +46,9 @@ OK, DEFECT, USAGE, STORAGE, ADDRESS = range(5)
 # 5 ms while the other one's commit is done: as long as several commits take.
 SWITCH_INTERVAL_S = 0.0002
 
+VIEWER = (sys.executable, "-P", "-m", "tools.inspect.viewer")
+"""What shows a peer's disk to callers: in a process of its own, for it may die of what it reads."""
+
 _ADDRESS_ERRORS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
 
@@ -133,7 +136,7 @@ def _serve(settings: PeerSettings, report: Report, new: bool, failpoints: str | 
     run, create = host(settings)
     from store.engine import StoreError
 
-    spec = replace(settings.spec(), failpoints=failpoints is not None)
+    spec = replace(settings.spec(), failpoints=failpoints is not None, viewer=VIEWER)
     if failpoints is not None and (wrong := _arm(failpoints)):
         return report.fail(f"{settings.name}: --failpoints: {wrong}", USAGE)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

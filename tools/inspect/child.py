@@ -5,6 +5,7 @@
     span DIR                  one object: see `logtext.span`
     lines WANTED SHARE DIR    one object per block of lines; SHARE: the fields of `Share`. See `logtext.blocks`
     verify DIR...             one object per place: the fields of `Found`; before it any number of {place, done, total}
+    verdict DIR               the same of one place, and what it has committed: see `verify.verdict`
     sketch DIR, trace DIR     see `traces`
     export, import, copy, repair, follow     see `portable_verbs`
     get, scan, sessions, history, replay     see `state_verbs`
@@ -33,7 +34,7 @@ from tools.inspect.portable_verbs import VERBS as PORTABLE_VERBS
 from tools.inspect.state_verbs import VERBS as STATE_VERBS
 from tools.inspect.structure import NotThere
 from tools.inspect.traces import sketch, trace
-from tools.inspect.verify import verify
+from tools.inspect.verify import verdict, verify
 
 FINDINGS, CANNOT_OPEN = 1, 3
 VERBS = {**PORTABLE_VERBS, **STATE_VERBS}
@@ -53,6 +54,9 @@ def answers(verb: str, arguments: list[str]) -> Iterator[Any]:
     """What the verb says, object by object. Raises `StoreError` and `CodecError`."""
     if verb == "verify":
         yield from (asdict(found) for found in verify([Path(directory) for directory in arguments], _progress))
+        return
+    if verb == "verdict":
+        yield from verdict(Path(arguments[0]), _progress)
         return
     if verb in VERBS:
         yield from VERBS[verb](arguments)

@@ -12,15 +12,14 @@ import click
 from tools.inspect.child import CANNOT_OPEN, FINDINGS
 from tools.inspect.history_commands import add_to as add_history_commands
 from tools.inspect.log_command import log
+from tools.inspect.places import places
 from tools.inspect.portable_commands import COMMANDS as PORTABLE
 from tools.inspect.progress import progress_bar
 from tools.inspect.reader import Unreadable, verify_directories
 from tools.inspect.reader import peer_info as read_info
 from tools.inspect.replay_commands import COMMANDS as REPLAY
 from tools.inspect.state_commands import COMMANDS as STATE
-from tools.inspect.structure import peer_directories
 
-_DIRECTORIES = click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
 
@@ -33,17 +32,20 @@ def _complain(directory: Path, error: Unreadable) -> None:
 def inspect() -> None:
     """Read what is on a peer's disk, stopped or running. Never writes.
 
-    DIR is a peer's directory, or a cluster's for all of its peers.
+    DIR is a peer's directory, or a cluster's for all of its peers. Without access to the files: the HOST:PORT of a running
+    peer stands for its directory in every command that only reads, and --connect for all peers of a running cluster.
 
     \b
-    Example: shardkv inspect verify shardkv-data
+    Examples: shardkv inspect verify shardkv-data
+              shardkv inspect log 127.0.0.1:7100 --limit 20
+              shardkv inspect timeline --connect 127.0.0.1:7000
     """
 
 
 @inspect.command()
-@_DIRECTORIES
+@places
 @_JSON
-def info(directories: tuple[Path, ...], as_json: bool) -> None:
+def info(directories: list[Path], as_json: bool) -> None:
     """Who a peer is and where it stands: identity, term, vote, log positions, configuration or shards, sizes.
 
     \b
@@ -54,7 +56,7 @@ def info(directories: tuple[Path, ...], as_json: bool) -> None:
     or directory, error.
     """
     worst = 0
-    for directory in peer_directories(directories):
+    for directory in directories:
         try:
             found = read_info(directory)
         except Unreadable as error:
@@ -86,9 +88,9 @@ def _print_info(found: dict[str, Any]) -> None:
 
 
 @inspect.command()
-@_DIRECTORIES
+@places
 @_JSON
-def verify(directories: tuple[Path, ...], as_json: bool) -> None:
+def verify(directories: list[Path], as_json: bool) -> None:
     """Check every page and record, the log, and the relations between log and state; peers of a group also against each
     other.
 
@@ -99,7 +101,7 @@ def verify(directories: tuple[Path, ...], as_json: bool) -> None:
     found: dict[str, list[str]] = {}
     closed = False
     with progress_bar("records") as told:
-        for one in verify_directories(peer_directories(directories), told):
+        for one in verify_directories(directories, told):
             found[one["place"]] = one["findings"]
             closed = closed or not one["opened"]
     for place, findings in found.items() if not as_json else ():

@@ -16,14 +16,13 @@ from tools.inspect.child import CANNOT_OPEN, FINDINGS
 from tools.inspect.config_history import Configuration, Step, configurations
 from tools.inspect.diff import Comparison, Copy, Range, Row, Standing, compare
 from tools.inspect.history_words import clock, ranges, span
+from tools.inspect.places import places
 from tools.inspect.reader import Unreadable, ask
 from tools.inspect.shiviz import Contradiction, graph, ordered, shiviz
-from tools.inspect.structure import peer_directories
 from tools.inspect.timeline import Event, Mixed, Past, events, read_pasts
 from tools.inspect.timeline_page import page
 
 USAGE = 2
-_DIRECTORIES = click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR...")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
 
 
@@ -51,11 +50,11 @@ def _complain(directory: Path, error: Unreadable) -> None:
 
 
 @click.command()
-@_DIRECTORIES
+@places
 @click.option("--group", "gid", type=click.IntRange(0), help="Only the peers of this group, of a cluster's directory.")
 @click.option("--merge", is_flag=True, help="Also the log that stands on a quorum of the voters.")
 @_JSON
-def diff(directories: tuple[Path, ...], gid: int | None, merge: bool, as_json: bool) -> None:
+def diff(directories: Sequence[Path], gid: int | None, merge: bool, as_json: bool) -> None:
     """The logs of a group's peers side by side: where they agree, lack entries, or contradict each other.
 
     A lag and an uncommitted tail are no fault (exit 0). Fatal (exit 1) is a conflict that no crash explains: of two
@@ -77,7 +76,7 @@ def diff(directories: tuple[Path, ...], gid: int | None, merge: bool, as_json: b
         standings.append(found)
 
     try:
-        copies = _copies(peer_directories(directories), gid)
+        copies = _copies(directories, gid)
         done = compare(copies, on_range, on_standing if merge else None)
     except Unreadable as error:
         _stop(str(error), error.exit_code)
@@ -182,10 +181,10 @@ def _verdict(done: Comparison, copies: Sequence[Copy]) -> Iterator[str]:
 # --- config-history --------------------------------------------------------------------------------------------------
 
 
-def _pasts(directories: tuple[Path, ...]) -> tuple[list[Past], int]:
+def _pasts(directories: Sequence[Path]) -> tuple[list[Past], int]:
     """What can be read, and the worst exit code of what cannot, which is told. Ends the program if nothing can."""
     try:
-        pasts, broken = read_pasts(peer_directories(directories))
+        pasts, broken = read_pasts(directories)
     except Mixed as mixed:
         _stop(str(mixed), USAGE)
     for directory, error in broken:
@@ -197,9 +196,9 @@ def _pasts(directories: tuple[Path, ...]) -> tuple[list[Past], int]:
 
 
 @click.command(name="config-history")
-@_DIRECTORIES
+@places
 @_JSON
-def config_history(directories: tuple[Path, ...], as_json: bool) -> None:
+def config_history(directories: Sequence[Path], as_json: bool) -> None:
     """Each configuration of the cluster: when, by which request, which shards moved where, how long each step took.
 
     DIR: a controller peer's, or the cluster's; only with the shard groups' directories are the steps known.
@@ -265,12 +264,12 @@ def _signed(ms: int) -> str:
 
 
 @click.command()
-@_DIRECTORIES
+@places
 @click.option(
     "--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page instead."
 )
 @_JSON
-def timeline(directories: tuple[Path, ...], html_file: Path | None, as_json: bool) -> None:
+def timeline(directories: Sequence[Path], html_file: Path | None, as_json: bool) -> None:
     """Terms, votes, leaders, configurations, starts, stops and crashes of all peers, by wall time.
 
     A crash is a start that no stop precedes; when it was lies between the last trace before it and that start.
@@ -301,9 +300,9 @@ def _event_line(event: Event) -> str:
 
 
 @click.command(name="shiviz")
-@_DIRECTORIES
+@places
 @_JSON
-def causality(directories: tuple[Path, ...], as_json: bool) -> None:
+def causality(directories: Sequence[Path], as_json: bool) -> None:
     """The past as a log for ShiViz, the viewer of causality: what provably came before what, whatever the clocks say.
 
     The first line is the regular expression by which ShiViz reads the rest; paste all of it there.

@@ -115,7 +115,7 @@ def follow(directory: Path, first: int | None, as_json: bool) -> None:
     from tools.inspect.logtext import entry_line
 
     try:
-        for row in ask("follow", str(directory), "-" if first is None else str(first)):
+        for row in ask("follow", "-" if first is None else str(first), str(directory)):
             if row.get("event") == "idle":
                 continue
             if as_json:

@@ -4,7 +4,7 @@ export DIR FILE           one object: file, tables, records, bytes
 import FILE DIR           one object: directory, records
 copy DIR NEW              one object: directory, records
 repair DIR NEW 0|1        one object: the audit record; 1: unsafe
-follow DIR FIRST|-        rows and events, see `following`
+follow FIRST|- DIR        rows and events, see `following`
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _repair(arguments: list[str]) -> Iterator[Any]:
 
 def _follow(arguments: list[str]) -> Iterator[Any]:
     try:
-        for found in follow(Path(arguments[0]), None if arguments[1] == "-" else int(arguments[1])):
+        for found in follow(Path(arguments[1]), None if arguments[0] == "-" else int(arguments[0])):
             yield found
             sys.stdout.flush()
     except (KeyboardInterrupt, BrokenPipeError):

@@ -1,4 +1,6 @@
-"""Reading a peer's directory from another process: every question goes to `tools.inspect.child`, which may die of it."""
+"""Reading a peer's directory from another process: every question goes to `tools.inspect.child`, which may die of it.
+
+A place is a directory, or the address of a running peer, whose own view of its disk is shown then (`remote`)."""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from typing import Any
 from tools.inspect.child import CANNOT_OPEN, FINDINGS
 from tools.inspect.logtext import Share
 from tools.inspect.logview import Wanted
+from tools.inspect.remote import is_address
+from tools.inspect.verify import Committed, Found, Members, conflicts
 
 PIPE_BYTES = 1 << 20
 """A child may be ahead by so much: several can work at once though one after the other is listened to."""
@@ -56,7 +61,8 @@ def log_lines(directory: Path, wanted: Wanted, form: str) -> Iterator[dict[str, 
         return
     first = max(wanted.first, whole["first"])
     last = whole["last"] if wanted.last is None else min(wanted.last, whole["last"])
-    readers = min(READERS_MAX, os.cpu_count() or 1) if last - first > ALONE and wanted.limit is None else 1
+    long = last - first > ALONE and wanted.limit is None and not is_address(directory)
+    readers = min(READERS_MAX, os.cpu_count() or 1) if long else 1
     shares = [Share(first, last, form, reader, readers) for reader in range(readers)]
     told = [ask("lines", json.dumps(wanted.as_json()), json.dumps(s.as_json()), str(directory)) for s in shares]
     with ExitStack() as stack:
@@ -81,6 +87,9 @@ def verify_directories(
 ) -> Iterator[dict[str, Any]]:
     """The fields of `Found` per place; a directory whose reading killed the reader has that as its finding. `progress` hears
     how many records of a directory were looked at, of how many."""
+    if any(is_address(directory) for directory in directories):
+        yield from _verify_apart(directories, progress)
+        return
     told = []
     try:
         for found in ask("verify", *(str(d) for d in directories)):
@@ -99,15 +108,37 @@ def verify_directories(
             yield from verify_directories(rest, progress)
 
 
+def _verify_apart(directories: Sequence[Path], progress: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
+    """As `verify_directories`, each place by a reader of its own, since they are in several places of the world."""
+    groups: dict[tuple[str, int], Members] = {}
+    for place in directories:
+        try:
+            for answer in ask("verdict", str(place)):
+                if "total" in answer:
+                    progress(answer["done"], answer["total"])
+                elif "findings" in answer:
+                    yield answer | {"place": str(place)}
+                elif "first" in answer:
+                    group = groups.setdefault((answer["cluster"], answer["gid"]), {})
+                    held = group[place] = Committed(answer["first"])
+                else:
+                    held.digests.extend(answer["digests"])
+        except Unreadable as error:
+            yield asdict(Found(str(place), [str(error)], error.exit_code != CANNOT_OPEN))
+    yield from map(asdict, conflicts(groups))
+
+
 def findings(directories: Sequence[Path]) -> dict[str, list[str]]:
     """The places with something wrong, and what."""
     return {found["place"]: found["findings"] for found in verify_directories(directories) if found["findings"]}
 
 
 def ask(*arguments: str) -> Generator[dict[str, Any], None, None]:
-    """What the child answers to a verb and its arguments, object by object. Raises `Unreadable`, also in the middle."""
+    """What the child answers to a verb and its arguments, object by object; the place, if it has one, is the last of them.
+    Raises `Unreadable`, also in the middle."""
+    module = "tools.inspect.remote" if is_address(arguments[-1]) else "tools.inspect.child"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tools.inspect.child", *arguments],
+        [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

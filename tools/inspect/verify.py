@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from raftlog.codec import CodecError
 from raftlog.durable import (
@@ -38,6 +39,9 @@ from tools.inspect.structure import NotThere, environments, structure_findings
 
 Finding = str
 
+BATCH = 4096
+"""Digests per object of a verdict."""
+
 LOOKS = 3
 """How often a running peer is looked at: what is wrong with it on disk is wrong each time, what only looks wrong because
 it was writing meanwhile is not."""
@@ -48,7 +52,7 @@ class Committed:
     """What a peer's log says of the entries that it has committed, durably: a digest of each, from `first` on."""
 
     first: int
-    digests: array[int]
+    digests: array[int] = field(default_factory=lambda: array("Q"))
 
     def at(self, index: int) -> int | None:
         """The digest of the entry at `index`, if the log has it."""
@@ -62,7 +66,7 @@ class Verdict:
     nothing to read, or something that another version wrote."""
 
     findings: list[Finding]
-    group: tuple[bytes, int] | None = None
+    group: tuple[str, int] | None = None
     committed: Committed | None = None
     opened: bool = True
 
@@ -130,7 +134,7 @@ def _look(directory: Path, progress: Progress) -> tuple[Verdict, bool]:
                 committed = _relations(peer, findings, progress)
             except (CorruptRecord, CorruptLog, CodecError) as error:
                 findings.append(str(error))
-        return Verdict(findings, (peer.stamp.cluster, peer.stamp.gid), committed), peer.running
+        return Verdict(findings, (peer.stamp.cluster.hex(), peer.stamp.gid), committed), peer.running
 
 
 def _stamps(peer: OpenPeer) -> Iterator[Finding]:
@@ -181,7 +185,7 @@ def _log(view: View, findings: list[Finding], progress: Progress) -> Committed |
         return None
     hard = read_hard(view.log)
     base, _ = read_base(view.log)
-    committed = Committed(base.index + 1, array("Q"))
+    committed = Committed(base.index + 1)
     last = base
     at_applied = base if base.index == applied.index else None
     for entry in read_entries(view.log):
@@ -259,19 +263,42 @@ def _shards(view: View) -> Iterator[Finding]:
 
 def verify(directories: Sequence[Path], told: Callable[[str, int, int], None] = _silent) -> Iterator[Found]:
     """Each directory, and then the groups of which several peers were given and that contradict themselves."""
-    groups: dict[tuple[bytes, int], dict[Path, Committed]] = {}
+    groups: dict[tuple[str, int], Members] = {}
     for directory in directories:
         verdict = verify_peer(directory, told)
         yield Found(str(directory), verdict.findings, verdict.opened)
         if verdict.group is not None and verdict.committed is not None:
             groups.setdefault(verdict.group, {})[directory] = verdict.committed
+    yield from conflicts(groups)
+
+
+def verdict(directory: Path, told: Callable[[str, int, int], None]) -> Iterator[dict[str, Any]]:
+    """One directory, for a caller who has the others: the fields of `Found`, then of what it has committed {cluster, gid,
+    first} and {digests} batch by batch, if that could be read."""
+    found = verify_peer(directory, told)
+    yield asdict(Found(str(directory), found.findings, found.opened))
+    if found.group is None or found.committed is None:
+        return
+    cluster, gid = found.group
+    yield {"cluster": cluster, "gid": gid, "first": found.committed.first}
+    digests = found.committed.digests
+    for start in range(0, len(digests), BATCH):
+        yield {"digests": list(digests[start : start + BATCH])}
+
+
+Members = dict[Path, Committed]
+"""What the peers of a group have committed, by directory or address."""
+
+
+def conflicts(groups: dict[tuple[str, int], Members]) -> Iterator[Found]:
+    """The groups, by cluster and number, that contradict themselves."""
     for (_, gid), members in sorted(groups.items()):
-        conflicts = list(_conflicts(members))
-        if conflicts:
-            yield Found(f"group {gid}", conflicts)
+        found = list(_conflicts(members))
+        if found:
+            yield Found(f"group {gid}", found)
 
 
-def _conflicts(members: dict[Path, Committed]) -> Iterator[Finding]:
+def _conflicts(members: Members) -> Iterator[Finding]:
     """The first entry that two peers have both committed and that differs."""
     names = list(members)
     for position, one in enumerate(names):

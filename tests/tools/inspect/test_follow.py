@@ -55,7 +55,7 @@ def test_new_overwritten_and_purged_entries_are_shown(peer: Path) -> None:
 
 def test_an_entry_is_shown_within_ten_milliseconds_and_no_reader_stays(peer: Path) -> None:
     log = LmdbEngine.open(peer / "log", LOG_TABLES, None)
-    rows = (row for row in ask("follow", str(peer), "-") if row.get("event") != "idle")
+    rows = (row for row in ask("follow", "-", str(peer)) if row.get("event") != "idle")
     try:
         assert next(rows)["event"] == "following"
         late = []
