@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -57,7 +58,8 @@ class Node:
     """One peer of one group, over its core, its log writer and its state machine.
 
     `clock` is any monotonic clock in seconds that counts suspended time; `wall_ms` gives data, never a decision.
-    `fatal(exception)` is called once for trouble that the peer must die of; it may not return.
+    `fatal(exception)` is called once for trouble that the peer must die of; it may not return. `before_purge` is given the
+    index that state/ is as of, and what purges the log, to be called when it may be.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Node:
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
         self._image_out = ImageSender(self)
+        self.before_purge: Callable[[int, Callable[[], Any]], Any] = lambda applied, go: go()
         self._purging = False
         self._flush_due: float | None = None
         self._alarm = Alarm()
@@ -389,7 +392,8 @@ class Node:
                 self.core.compacted(base)
             self._maybe_purge()  # a flush may have ended meanwhile, and on an idle group no other follows
 
-        self.log.submit(lambda txn: write_purge(txn, base, membership), purged, PURGE)
+        job = partial(write_purge, base=base, membership=membership)
+        self.before_purge(self.rsm.flushed.index, lambda: self.log.submit(job, purged, PURGE))
 
     # --- images --------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from raftlog.rsm import Rsm
 from raftlog.scrubbing import Scrub
 from raftlog.types import ZERO, LogId, Member, Membership, Restored
 from shardkv.admin import Admin
+from shardkv.bases import Bases
 from shardkv.disk_watch import STATE_STALL_S, watch_disk
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
@@ -53,7 +54,8 @@ class PeerSpec:
     """All that a peer must be told. `peers` and `incarnations` cover its whole group, itself included; `controllers` are
     the addresses of group 0; `store` is group 0's: "kvraft" or "kvsrv"; with `failpoints` they may be armed by a call. Where
     an address is in `routes`, this peer dials the one it has there instead; what it tells others is the first one. `viewer`
-    is the command that shows the peer's directory to callers (`views`), none by default."""
+    is the command that shows the peer's directory to callers (`views`), none by default; `retain_bases` is how many bases
+    are kept (`bases`), made by the command `keeper`."""
 
     cluster: bytes
     gid: int
@@ -72,6 +74,8 @@ class PeerSpec:
     failpoints: bool = False
     routes: Mapping[str, str] = field(default_factory=dict)
     viewer: tuple[str, ...] = ()
+    keeper: tuple[str, ...] = ()
+    retain_bases: int = 0
 
     @property
     def name(self) -> str:
@@ -284,6 +288,10 @@ class PeerHost:
             nursery.start_soon(transport.run)
             nursery.start_soon(self._watch)
             nursery.start_soon(views.run)
+            if spec.retain_bases:
+                bases = Bases(spec.directory, spec.keeper, spec.retain_bases, self._trouble)
+                self.node.before_purge = bases.before_purge
+                nursery.start_soon(bases.run)
             nursery.start_soon(self._report_roles)
             nursery.start_soon(self.scrub.run)
             if service is not None:

@@ -68,6 +68,7 @@ class Layout:
     """What a new cluster is to consist of: `ctrl_peers` controllers and `groups` shard groups of `replicas` peers.
 
     With `join`, all of the groups share the shards from the beginning; without, group 1 owns all and the others wait.
+    `retain_bases`: how many bases each peer keeps, one per purge of its log.
     """
 
     ctrl_peers: int = 3
@@ -77,6 +78,7 @@ class Layout:
     shards: int = 12
     join: bool = True
     lease_reads: bool = False
+    retain_bases: int = 0
 
     def __post_init__(self) -> None:
         for name, most in (("ctrl_peers", MAX_GROUP_PEERS), ("replicas", MAX_GROUP_PEERS), ("groups", MAX_GROUPS)):
@@ -208,6 +210,7 @@ class LocalCluster:
             layout.store,
             join=layout.join,
             lease_reads=layout.lease_reads,
+            retain_bases=layout.retain_bases,
         )
 
     def _create_data(self, manifest: Manifest, gid: int) -> None:

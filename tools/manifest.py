@@ -9,6 +9,7 @@
     store = "kvraft"
     insecure = false
     lease_reads = false     # leaders answer gets under their lease
+    retain_bases = 0        # how many bases each peer keeps, one per purge of its log (`shardkv.bases`)
 
     [groups.0]              # the controllers; shard groups are numbered from 1
     created = true          # every peer's directory exists: from now on none is ever made again
@@ -35,6 +36,7 @@ from pathlib import Path
 from tools.settings import (
     CLUSTER_ID_BYTES,
     FORMAT,
+    MAX_BASES,
     MAX_GROUP_PEERS,
     MAX_INCARNATION,
     MAX_SHARDS,
@@ -78,6 +80,7 @@ class Manifest:
     join: bool = True
     insecure: bool = False
     lease_reads: bool = False
+    retain_bases: int = 0
 
     @property
     def controllers(self) -> tuple[str, ...]:
@@ -110,6 +113,7 @@ class Manifest:
             shards=self.shards,
             insecure=self.insecure,
             lease_reads=self.lease_reads,
+            retain_bases=self.retain_bases,
         )
 
     def write_settings(self, folder: Path, gid: int, routes: Mapping[str, Mapping[str, str]] | None = None) -> None:
@@ -169,6 +173,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         join=found.boolean("join", True),
         insecure=insecure,
         lease_reads=found.boolean("lease_reads", False),
+        retain_bases=found.integer("retain_bases", 0, MAX_BASES, 0),
     )
     found.end()
     return manifest
@@ -196,6 +201,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "store": manifest.store,
         "insecure": manifest.insecure,
         "lease_reads": manifest.lease_reads,
+        "retain_bases": manifest.retain_bases,
         "groups": {
             str(gid): {
                 "created": group.created,

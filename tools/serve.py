@@ -48,6 +48,8 @@ SWITCH_INTERVAL_S = 0.0002
 
 VIEWER = (sys.executable, "-P", "-m", "tools.inspect.viewer")
 """What shows a peer's disk to callers: in a process of its own, for it may die of what it reads."""
+KEEPER = (sys.executable, "-P", "-m", "tools.inspect.child", "export")
+"""What makes a base of a peer's directory, before its log is purged."""
 
 _ADDRESS_ERRORS = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
@@ -136,7 +138,7 @@ def _serve(settings: PeerSettings, report: Report, new: bool, failpoints: str | 
     run, create = host(settings)
     from store.engine import StoreError
 
-    spec = replace(settings.spec(), failpoints=failpoints is not None, viewer=VIEWER)
+    spec = replace(settings.spec(), failpoints=failpoints is not None, viewer=VIEWER, keeper=KEEPER)
     if failpoints is not None and (wrong := _arm(failpoints)):
         return report.fail(f"{settings.name}: --failpoints: {wrong}", USAGE)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

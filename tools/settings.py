@@ -15,6 +15,8 @@
     [routes]                                       # optional: dial the second address where the first one is meant
     "127.0.0.1:20102" = "127.0.0.1:40001"
 
+    retain_bases = 0                               # optional: how many bases it keeps, one per purge of its log
+
     [peers.0]                                      # the peers of its group, itself included
     address = "127.0.0.1:20101"
     incarnation = 4242424242                       # random, drawn when the peer was made; on its disk too
@@ -42,6 +44,7 @@ CLUSTER_ID_BYTES = 16
 STORES = ("kvraft", "kvsrv")
 MAX_SHARDS = 1 << 16
 MAX_GROUP_PEERS = 9
+MAX_BASES = 10_000
 MAX_INCARNATION = (1 << 63) - 1
 """The largest integer of TOML."""
 
@@ -69,6 +72,7 @@ class PeerSettings:
     insecure: bool = False
     lease_reads: bool = False
     routes: Mapping[str, str] = field(default_factory=dict)
+    retain_bases: int = 0
 
     @property
     def name(self) -> str:
@@ -93,6 +97,7 @@ class PeerSettings:
             store=self.store,
             lease_reads=self.lease_reads,
             routes=self.routes,
+            retain_bases=self.retain_bases,
         )
 
 
@@ -128,6 +133,7 @@ def read_settings(path: Path) -> PeerSettings:
         insecure=insecure,
         lease_reads=found.boolean("lease_reads", False),
         routes=found.routes("routes", insecure),
+        retain_bases=found.integer("retain_bases", 0, MAX_BASES, 0),
     )
     found.end()
     return settings
@@ -150,6 +156,7 @@ def settings_text(settings: PeerSettings, base: Path) -> str:
             "shards": settings.shards,
             "insecure": settings.insecure,
             **({"lease_reads": True} if settings.lease_reads else {}),
+            **({"retain_bases": settings.retain_bases} if settings.retain_bases else {}),
             **({"routes": dict(sorted(settings.routes.items()))} if settings.routes else {}),
             "peers": {
                 str(number): {"address": address_text(address), "incarnation": settings.incarnations[number]}

@@ -39,6 +39,13 @@ def _do(folder: Path, work: Callable[[Any], Awaitable[Any]]) -> Any:
 @click.option("--replicas", default=3, show_default=True, help="Peers of each shard group.")
 @click.option("--store", type=click.Choice(["kvraft", "kvsrv"]), default="kvraft", show_default=True)
 @click.option("--lease-reads", is_flag=True, help="Leaders of a new cluster answer gets under their lease.")
+@click.option(
+    "--retain-bases",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Each peer of a new cluster keeps N bases for `inspect replay`, one per purge of its log.",
+)
 @click.option("--detach", is_flag=True, help="Return when it is up, instead of ending it with Ctrl-C.")
 @dir_option
 @json_option
@@ -48,6 +55,7 @@ def up(
     replicas: int,
     store: str,
     lease_reads: bool,
+    retain_bases: int,
     detach: bool,
     folder: Path,
     as_json: bool,
@@ -65,7 +73,14 @@ def up(
     with one_line_errors():
         _check_layout(folder)
         peers = 1 if store == "kvsrv" and not _given("ctrl_peers") else ctrl_peers
-        layout = Layout(ctrl_peers=peers, groups=groups, replicas=replicas, store=store, lease_reads=lease_reads)
+        layout = Layout(
+            ctrl_peers=peers,
+            groups=groups,
+            replicas=replicas,
+            store=store,
+            lease_reads=lease_reads,
+            retain_bases=retain_bases,
+        )
 
     async def work(cluster: Any) -> None:
         report = await cluster.up(layout)
@@ -101,6 +116,7 @@ def _check_layout(folder: Path) -> None:
     if manifest is None:
         return
     there: dict[str, Any] = {"ctrl_peers": len(manifest.controllers), "store": manifest.store}
+    there["retain_bases"] = manifest.retain_bases
     there["groups"] = sum(gid > 0 and group.active for gid, group in manifest.groups.items())
     there["lease_reads"] = manifest.lease_reads
     there["replicas"] = max(len(group.addresses) for gid, group in manifest.groups.items() if gid)

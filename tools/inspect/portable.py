@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from raftlog.durable import read_applied
 from store.directory import sync_directory
 from store.engine import CannotOpen, FormatMismatch, ReadTxn
 from store.lmdb_engine import TEMPORARY_SUFFIX
@@ -34,7 +35,8 @@ def _kinds(peer: OpenPeer, view: View) -> Iterator[tuple[str, ReadTxn]]:
 
 
 def export_peer(directory: Path, file: Path) -> dict[str, Any]:
-    """Write `file`, durably; {file, tables, records, bytes}. Raises `StoreError`; then there is no file."""
+    """Write `file`, durably; {file, tables, records, bytes, applied (an index, null of a kvsrv)}. Raises `StoreError`; then
+    there is no file."""
     if file.exists() or file.is_symlink():
         raise CannotOpen(f"{file} exists already: a new file is made, none is changed")
     _sound(directory)
@@ -43,6 +45,7 @@ def export_peer(directory: Path, file: Path) -> dict[str, Any]:
         with temporary.open("xb") as stream:
             with open_peer(directory) as peer, peer.view() as view:
                 kinds = list(_kinds(peer, view))
+                applied = None if view.log is None else read_applied(view.meta)[0].index
                 writer = ExportWriter(stream, [peer.stamps[kind] for kind, _ in kinds])
                 for kind, txn in kinds:
                     for table in peer.engines[kind].tables:
@@ -58,7 +61,8 @@ def export_peer(directory: Path, file: Path) -> dict[str, Any]:
         raise CannotOpen(f"{file} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return {"file": str(file), "tables": totals.tables, "records": totals.records, "bytes": totals.bytes}
+    counts = {"tables": totals.tables, "records": totals.records, "bytes": totals.bytes}
+    return {"file": str(file), **counts, "applied": applied}
 
 
 def import_peer(file: Path, directory: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def export(directory: Path, file: Path, as_json: bool) -> None:
 
     \b
     Example: shardkv inspect export shardkv-data/server-1-0 server-1-0.skv
-    --json: one object: file tables records bytes.
+    --json: one object: file tables records bytes applied, the index that the state is as of, null of a kvsrv.
     """
     found = _one("export", str(directory), str(_new(file)))
     text = f"{file}: {found['records']} records of {found['tables']} tables, {found['bytes']} bytes"

@@ -1,6 +1,6 @@
 """The verbs of the child process that make something new of a peer's directory, or follow it: see `child`.
 
-export DIR FILE           one object: file, tables, records, bytes
+export DIR FILE           one object: file, tables, records, bytes, applied
 import FILE DIR           one object: directory, records
 copy DIR NEW              one object: directory, records
 repair DIR NEW 0|1        one object: the audit record; 1: unsafe

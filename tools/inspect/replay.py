@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from raftlog.durable import (
 from raftlog.slots import SlotEngine
 from raftlog.types import Entry, LogId
 from shardkv import kv
+from shardkv.bases import base_files
 from shardkv.kvmachine import VersionedMachine
 from shardkv.shards import ShardRecord, scope_of
 from store.engine import FormatMismatch, ReadTxn
@@ -198,13 +199,39 @@ def replayed(peer: OpenPeer, asked: Asked) -> Iterator[tuple[Moment, Row]]:
     """The state as of the asked index, and its summary with the keys of `replay --json`. Raises `NotThere` if that index is
     out of reach, or not committed and not asked for as such."""
     here = reach(peer)
-    own = asked.base is None and (here.base.index > 0 or _index(asked, here) > here.last)
+    index = _index(asked, here)
+    own = asked.base is None and (here.base.index > 0 or index > here.last)
+    if own and index < here.stored.index and base_files(peer.directory):
+        with _retained(peer, asked, index) as found:
+            yield found
+        return
     with (_from_stored if own else _from_start)(peer, asked) as reached:
         player, here = reached.player, reached.here
         shown = Moment(peer.name, peer.stamp.gid, player.at, here.stored, True, player.view, player.machine)
         row = _summary(shown, reached.words, player.at.index <= here.committed)
         row["entries"] = player.at.index - reached.first
         yield shown, row | _comparison(peer, here, shown, own)
+
+
+@contextmanager
+def _retained(peer: OpenPeer, asked: Asked, index: int) -> Iterator[tuple[Moment, Row]]:
+    """The state as of an index that the peer's log does not reach any more, out of the bases that it has retained: each has
+    the log from the purge before it on, so the last base at or below the index gives the state, the next one the entries."""
+    bases = base_files(peer.directory)
+    below = [path for number, path in bases.items() if number <= index]
+    above = [path for number, path in bases.items() if number > index]
+    to = replace(asked, to=str(index), base=below[-1] if below else None)
+    if not above:
+        with replayed(peer, to) as found:
+            yield found
+        return
+    with TemporaryDirectory(prefix="shardkv-inspect-", dir=asked.folder) as folder:
+        import_peer(above[0], Path(folder) / "next")
+        with open_peer(Path(folder) / "next") as following:
+            if not below and reach(following).base.index:
+                raise NotThere(f"index {index} is not reached any more: the first base retained is as of {min(bases)}")
+            with replayed(following, to) as found:
+                yield found
 
 
 def _index(asked: Asked, here: Reach) -> int:

@@ -2,7 +2,8 @@
 
 Wall times are each peer's own clock's; a no-op and an entry of a controller's clock-less test have none, and take the
 time of the next entry that has one. A crash leaves no record: it is seen at the next start that no stop precedes, or in
-a peer that nobody runs and that recorded no stop, and lies between the last trace before it and then.
+a peer that nobody runs and that recorded no stop, and lies between the last trace before it and then; a trace is a record
+of the journal and, of a peer that nobody runs, the youngest entry of its log.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ def journal_events(past: Past) -> Iterator[Event]:
         yield _event(past, record["time_ms"], kind, record["term"], text, other=record["peer"], boot=record["boot"])
         last = record
     if last is not None and last["name"] != "stop" and not past.head["running"]:
-        yield _crash(past, last, last["time_ms"], "nobody runs it")
+        # It lived at least until the youngest entry that it holds was made.
+        alive_ms = max([last["time_ms"], *(run["to_ms"] for run in past.runs)])
+        yield _crash(past, {**last, "time_ms": alive_ms}, alive_ms, "nobody runs it")
 
 
 def _crash(past: Past, last: dict[str, Any], time_ms: int, how: str) -> Event:

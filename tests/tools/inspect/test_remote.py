@@ -21,30 +21,15 @@ from tools.inspect.remote import is_address
 
 pytestmark = pytest.mark.process
 
-OF_ONE = [
-    ["info", "--json"],
-    ["log", "--json"],
-    ["log", "--format", "diag", "--kind", "command"],
-    ["log", "--count"],
-    ["get", "key-1", "--through-log"],
-    ["scan", "--limit", "7", "--json"],
-    ["sessions", "--json"],
-    ["history", "key-1", "--json"],
-    ["replay", "--to-index", "applied", "--key", "key-2"],
-]
-OF_ALL = [
-    ["verify"],
-    ["diff", "--group", "1", "--merge"],
-    ["config-history", "--json"],
-    ["timeline", "--json"],
-    ["shiviz"],
-]
+OF_ONE = [["info", "--json"], ["log", "--json"], ["replay", "--to-index", "applied", "--key", "key-2"]]
+OF_ALL = [["verify"], ["timeline", "--json"]]
+"""The others (get, scan, sessions, history, diff, config-history, shiviz) ask the same reader in the same way."""
 
 
 @asynccontextmanager
 async def at_rest(folder: Path) -> AsyncIterator[LocalCluster]:
     """A cluster whose peers have something on their disks and nothing more to write."""
-    async with running(folder, Layout(ctrl_peers=1, groups=1, replicas=3)) as cluster:
+    async with running(folder, Layout(ctrl_peers=1, groups=1, replicas=2)) as cluster:
         async with clients(cluster) as (kv, _, _):
             await kv.put_many({f"key-{n}": b"value-%d" % n * 400 for n in range(60)})
         with trio.fail_after(30):

@@ -74,6 +74,12 @@ def test_a_start_without_a_stop_is_a_crash_between_two_times(tmp_path: Path) -> 
     ]
 
 
+def test_a_peer_that_nobody_runs_lived_until_the_youngest_entry_that_it_holds(tmp_path: Path) -> None:
+    log = [noop(2, 2, 0), command(3, 2, time_ms=NOON_MS + 7000)]
+    (crash,) = [e for e in told(Made(2, log, 3, journal=[note(6, "start", 1)]).write(tmp_path)) if e["kind"] == "crash"]
+    assert (crash["since_ms"], crash["time_ms"]) == (NOON_MS + 7000, NOON_MS + 7000)
+
+
 def test_a_leader_whose_journal_is_lost_is_told_by_its_entry(tmp_path: Path) -> None:
     directory = Made(2, LOG, 8, journal=[note(6, "start", 1), note(7, "stop", 1)]).write(tmp_path)
     leaders = [(e["peer"], e["term"], e["index"]) for e in told(directory) if e["kind"] == "leader"]
