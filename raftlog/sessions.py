@@ -148,6 +148,16 @@ def counters(txn: ReadTxn, scope: bytes) -> Counters:
     return Counters(tick, horizon, sessions, int.from_bytes(digest, "big"))
 
 
+def tally(txn: ReadTxn, scope: bytes) -> tuple[int, int]:
+    """How many sessions of a scope are there and the sum of their hashes, by their rows: what its record should say. Raises
+    `CorruptRecord` for a row that holds no session."""
+    number = total = 0
+    for key, payload in txn.scan(SESSIONS, scope + b"\0", prefix_stop(scope)):
+        _own(key, payload)
+        number, total = number + 1, (total + _hash(key[-8:], payload)) & _HASHES
+    return number, total
+
+
 def _put_counters(txn: WriteTxn, scope: bytes, found: Counters) -> None:
     txn.put(SESSIONS, scope, _SCOPE.pack(found.tick, found.horizon, found.sessions, found.digest))
 

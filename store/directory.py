@@ -1,8 +1,8 @@
 """The directory of an environment, without LMDB: the shape of its data file, its owner's lock, making names durable.
 
 The head of a data file of LMDB 0.9, in the machine's byte order: page 0 and page 1 are meta pages (flag 8 at byte 10) with
-the magic at byte 16, the data version at 20, the page size at 40, the last page in use at 136 and the number of the
-transaction that wrote it at 144; the one with the larger number holds.
+the magic at byte 16, the data version at 20, the size of the map at 32, the page size at 40, the last page in use at 136 and
+the number of the transaction that wrote it at 144; the one with the larger number holds.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ _PAGE_SIZES = [1 << bits for bits in range(8, 17)]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The length of a data file, and the one that its newest meta page speaks of."""
+    """The length of a data file, the one that its newest meta page speaks of, and the size of the map that it was written
+    with: how far the file may grow."""
 
     size_bytes: int
     needed_bytes: int
+    map_bytes: int
 
 
 def read_shape(path: Path) -> Shape:
@@ -50,11 +52,12 @@ def read_shape(path: Path) -> Shape:
         stream.seek(page)
         metas.append(_read_meta(stream.read(_HEAD_BYTES), 1, file))
         size = os.fstat(stream.fileno()).st_size  # after the metas: its owner lengthens the file first
-    return Shape(size, (max(metas)[1] + 1) * page)
+    _, last, _, map_bytes = max(metas)
+    return Shape(size, (last + 1) * page, map_bytes)
 
 
-def _read_meta(head: bytes, number: int, file: Path) -> tuple[int, int, int]:
-    """(transaction, last page, page size) of a meta page."""
+def _read_meta(head: bytes, number: int, file: Path) -> tuple[int, int, int, int]:
+    """(transaction, last page, page size, size of the map) of a meta page."""
     if len(head) < _HEAD_BYTES:
         raise Damaged(f"{file} is damaged: cut off inside its meta page {number}")
     flags = struct.unpack_from("=H", head, 10)[0]
@@ -69,7 +72,7 @@ def _read_meta(head: bytes, number: int, file: Path) -> tuple[int, int, int]:
     if page not in _PAGE_SIZES:
         raise Damaged(f"{file} is damaged: pages of {page} bytes")
     last, txnid = struct.unpack_from("=QQ", head, 136)
-    return txnid, last, page
+    return txnid, last, page, struct.unpack_from("=Q", head, 32)[0]
 
 
 # --- the owner -----------------------------------------------------------------------------------------------------

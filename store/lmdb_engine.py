@@ -43,12 +43,10 @@ from store.engine import (
 )
 from store.engine import CannotOpen as CannotOpen
 from store.format import Stamp, check_stamp, read_stamp, write_stamp
-from store.lmdb_file import check_pages, check_structure
+from store.lmdb_file import GENERATION, check_pages, check_structure
 from store.lmdb_metas import note_failure
 from store.records import TOLD_RECORDS, open_record, seal
 
-GENERATION = 0
-"""LMDB 0.9; the stamp carries it."""
 MAP_SIZE_BYTES = 16 << 30
 """The default map: address space, not disk. Changed only at open."""
 MAX_READERS = 126
@@ -430,8 +428,10 @@ class LmdbEngine:
         with self._env.begin() as txn:
             return int(txn.stat(self._dbs[table])["entries"])
 
-    def damaged(self, table: str, told: Callable[[int], object] = lambda count: None) -> Iterator[tuple[bytes, str]]:
-        """(key, what is wrong) of every record that fails its check. `told` hears now and then how many more were seen."""
+    def damaged(
+        self, table: str, told: Callable[[int], object] = lambda count: None
+    ) -> Iterator[tuple[bytes, str, bytes]]:
+        """(key, what is wrong, the record) of each that fails its check; `told` hears now and then of how many more."""
         self._check()
         with self._env.begin(buffers=False) as txn, txn.cursor(db=self._dbs[table]) as cursor:
             for number, (key, record) in enumerate(cursor, 1):
@@ -440,11 +440,11 @@ class LmdbEngine:
                 try:
                     open_record(table, key, record)
                 except CorruptRecord as error:
-                    yield key, error.why
+                    yield key, error.why, record
 
     def _read_all(self) -> None:
         for table in self.tables:
-            for key, why in self.damaged(table):
+            for key, why, _ in self.damaged(table):
                 raise CorruptRecord(table, key, why)
 
     def fence(self) -> None:

@@ -14,11 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
 from lmdb import verify as lmdb_verify
 
 from store.directory import DATA_FILE, has_owner, read_shape
-from store.engine import Damaged
+from store.engine import CannotOpen, Damaged
 from store.lmdb_metas import check_succession
+
+GENERATION = 0
+"""LMDB 0.9; the stamp carries it."""
 
 
 def check_structure(path: Path) -> None:
@@ -49,3 +53,13 @@ def verify_pages(path: Path) -> list[str]:
         return [str(problem) for problem in verify(str(path / DATA_FILE), subdir=False)]
     except lmdb_verify.VerifyError as error:
         return [str(error)]
+
+
+def online_copy(path: Path, to: Path) -> None:
+    """Copy an environment in use by another process as of now, page by page as it lies there, into the empty directory `to`.
+    Raises `CannotOpen`. This process must not have it open."""
+    try:
+        with lmdb.open(str(path), readonly=True, lock=True, create=False, lib_version=GENERATION) as env:
+            env.copy(str(to))
+    except (lmdb.Error, OSError) as error:
+        raise CannotOpen(f"{path} cannot be copied: {error}") from error

@@ -126,8 +126,8 @@ def test_damaged_lists_every_bad_record_of_a_table(path: Path) -> None:
         txn.put(b"2", txn.get(b"3", db=dbs["a"]), db=dbs["a"])
         txn.put(b"4", b"\x09" + bytes(9), db=dbs["a"])
     with looking(path) as engine:
-        found = dict(engine.damaged("a"))
+        found = {key: why for key, why, _ in engine.damaged("a")}
         assert sorted(found) == [b"1", b"2", b"4"]
         assert "checksum" in found[b"2"]
         assert "version 9" in found[b"4"]
-        assert dict(engine.damaged("b")) == {}
+        assert list(engine.damaged("b")) == []

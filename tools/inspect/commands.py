@@ -52,8 +52,8 @@ def info(directories: list[Path], as_json: bool) -> None:
     Example: shardkv inspect info shardkv-data/server-0-0
     --json: one object per directory: name directory running cluster gid peer incarnation format engine store boot term
     vote mode recover_to highest hard_copies commit base first last applied membership learners intent slot state_hash
-    state_hash_now config config_committed shards and, of log and state, _used_bytes _free_bytes _map_bytes _txnid _readers;
-    or directory, error.
+    state_hash_now config config_committed shards records records_wrong checksums and, of log and state, _used_bytes
+    _free_bytes _map_bytes _map_percent _txnid _readers; or directory, error. Exit code 1 if a record is wrong.
     """
     worst = 0
     for directory in directories:
@@ -66,6 +66,7 @@ def info(directories: list[Path], as_json: bool) -> None:
             else:
                 _complain(directory, error)
             continue
+        worst = max(worst, FINDINGS if found["records_wrong"] else 0)
         if as_json:
             click.echo(json.dumps(found))
         else:
@@ -83,6 +84,11 @@ def _print_info(found: dict[str, Any]) -> None:
             continue
         if key == "shards":
             value = "\n".join(f"{s}: {state}, num {num}, {rows} rows" for s, state, num, _, rows, *_ in value)
+        elif key in ("config", "config_committed"):
+            following = "" if value["next"] is None else f", changing to {value['next']}"
+            value = f"{value['num']}{following}\n{value['json']}"
+        elif key == "records_wrong":
+            value = "\n".join(value) or "none"
         table.add_row(key, str(value))
     Console(highlight=False).print(table)
 

@@ -24,8 +24,13 @@ from shardkv import kv
 from shardkv.commands import Delete, Put, decode_command
 from shardkv.config import NSHARDS
 from shardkv.shards import scope_of
+from store.directory import read_shape
 from store.engine import EngineInfo, ReadTxn
 from tools.inspect.peer import OpenPeer, View
+from tools.inspect.verify import checksums
+
+WRONG_MAX = 10
+"""How many wrong records are named."""
 
 Position = list[int]
 """[term, index], as the events of a peer have it."""
@@ -39,7 +44,8 @@ class PeerInfo:
     `config_committed` the one after the log up to the durable commit. `first` is the first entry in the log, None if it
     is empty. `highest` is the greatest position that was ever durable in log/, `hard_copies` how many of the two copies
     of the hard state can be read. `state_hash` is stored with `applied`, `state_hash_now` computed from the tables.
-    Sizes: the map, what is used of it, and how much of that is free again.
+    Sizes: the map, what is used of it, and how much of that is free again. `checksums` is the verdict on all `records`,
+    `records_wrong` the first of those that fail.
     """
 
     name: str
@@ -73,14 +79,19 @@ class PeerInfo:
     config: dict[str, Any] | None = None
     config_committed: dict[str, Any] | None = None
     shards: list[list[Any]] | None = None
+    records: int
+    records_wrong: list[str]
+    checksums: str
     log_used_bytes: int | None = None
     log_free_bytes: int | None = None
     log_map_bytes: int | None = None
+    log_map_percent: float | None = None
     log_txnid: int | None = None
     log_readers: int | None = None
     state_used_bytes: int
     state_free_bytes: int
     state_map_bytes: int
+    state_map_percent: float
     state_txnid: int
     state_readers: int
 
@@ -94,7 +105,8 @@ def peer_info(peer: OpenPeer) -> PeerInfo:
     stamp = peer.stamp
     sizes: dict[str, Any] = {}
     for kind, engine in peer.engines.items():
-        sizes |= _sizes(kind, engine.info())
+        sizes |= _sizes(kind, engine.info(), read_shape(engine.path).map_bytes)
+    records, wrong = checksums(peer)
     with peer.view() as view:
         found: dict[str, Any] = {"last": [0, 0], "applied": [0, 0]}
         if view.log is not None:
@@ -116,16 +128,20 @@ def peer_info(peer: OpenPeer) -> PeerInfo:
         format=stamp.version,
         engine=f"{stamp.engine} {stamp.generation}.x",
         store="kvraft" if "log" in peer.engines else "kvsrv",
+        records=records,
+        records_wrong=wrong[:WRONG_MAX],
+        checksums="all records pass" if not wrong else f"{len(wrong)} records are wrong",
         **found,
         **sizes,
     )
 
 
-def _sizes(kind: str, sizes: EngineInfo) -> dict[str, int]:
+def _sizes(kind: str, sizes: EngineInfo, map_bytes: int) -> dict[str, int | float]:
     return {
         f"{kind}_used_bytes": sizes.used_bytes,
         f"{kind}_free_bytes": sizes.free_pages * sizes.page_size_bytes,
-        f"{kind}_map_bytes": sizes.map_size_bytes,
+        f"{kind}_map_bytes": map_bytes,
+        f"{kind}_map_percent": round(100 * sizes.used_bytes / max(map_bytes, 1), 3),
         f"{kind}_txnid": sizes.last_txnid,
         f"{kind}_readers": sizes.readers,
     }

@@ -18,7 +18,8 @@ from shardkv.kvsrv_host import kvsrv_tables
 from store.directory import locked_directory, make_directory, sync_directory
 from store.engine import CannotOpen, WriteTxn
 from store.format import FORMAT_VERSION, KEY, Stamp
-from store.lmdb_engine import GENERATION, TEMPORARY_SUFFIX, LmdbEngine
+from store.lmdb_engine import TEMPORARY_SUFFIX, LmdbEngine
+from store.lmdb_file import GENERATION
 from tools.inspect.verify import verify_peer
 
 BATCH_ROWS = 4096

@@ -7,13 +7,15 @@ take the state of one commit earlier for the latest. Both are seen here, by read
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from store.directory import DATA_FILE, has_owner, read_shape
 from store.engine import CannotOpen, StoreError
-from store.lmdb_file import verify_pages
+from store.lmdb_file import online_copy, verify_pages
 from store.lmdb_metas import check_succession
 
 PROBLEMS_MAX = 10
@@ -54,7 +56,7 @@ def peer_directories(paths: Iterable[Path]) -> list[Path]:
 
 def structure_findings(path: Path) -> list[str]:
     """What is wrong with the pages of an environment that nobody has open for writing; nothing for one in use, whose
-    file changes under the reader."""
+    file changes under the reader: see `live_findings`."""
     if has_owner(path):
         return []
     try:
@@ -67,5 +69,20 @@ def structure_findings(path: Path) -> list[str]:
         found = [f"{path / DATA_FILE} cannot be walked: {type(error).__name__}: {error}"]
     if found and has_owner(path):  # its peer was started meanwhile
         return []
+    return _told(path, found)
+
+
+def live_findings(path: Path) -> list[str]:
+    """What is wrong with the pages of an environment in use, by an online copy of it in the directory for temporary files.
+    Raises `NotThere` if there is no room for that."""
+    with TemporaryDirectory(prefix="shardkv-inspect-") as folder:
+        needed, room = read_shape(path).needed_bytes, shutil.disk_usage(folder).free
+        if needed > room:
+            raise NotThere(f"{path}: an online copy needs {needed} bytes, {folder} has {room}: set TMPDIR")
+        online_copy(path, Path(folder))
+        return _told(path, verify_pages(Path(folder)))
+
+
+def _told(path: Path, found: list[str]) -> list[str]:
     more = [f"... and {len(found) - PROBLEMS_MAX} more"] if len(found) > PROBLEMS_MAX else []
     return [f"{path.name}/: {problem}" for problem in found[:PROBLEMS_MAX] + more]

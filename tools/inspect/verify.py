@@ -3,7 +3,7 @@
 A finding names the record and says what was wrong with it. Nothing found means: the files' pages are whole, every record
 of every table passes its CRC, the log has no gaps and its terms never fall, base <= applied <= last with matching terms,
 commit <= last, the stamps agree, the stored state hash is the one that the tables give, the shards' own counts are those
-of their rows; and no two peers of a group have committed different entries at an index.
+of their rows and sessions; and no two peers of a group have committed different entries at an index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raftlog.codec import CodecError
+from raftlog.codec import CodecError, loads, unpack_entry
 from raftlog.durable import (
     EMPTY,
     CorruptLog,
@@ -27,15 +27,17 @@ from raftlog.durable import (
     read_intent,
     read_journal,
 )
+from raftlog.sessions import counters, tally
 from raftlog.types import Entry, LogId
 from shardkv import kv
 from shardkv.group import GroupMachine, stored_shards
 from shardkv.shards import State, scope_of
+from store.directory import has_owner
 from store.engine import CorruptRecord, FormatMismatch, StoreError
 from store.keys import prefix_stop
-from store.records import TOLD_RECORDS
+from store.records import OVERHEAD_BYTES, TOLD_RECORDS
 from tools.inspect.peer import OpenPeer, View, open_peer
-from tools.inspect.structure import NotThere, environments, structure_findings
+from tools.inspect.structure import NotThere, environments, live_findings, structure_findings
 
 Finding = str
 
@@ -123,12 +125,12 @@ def verify_peer(directory: Path, told: Callable[[str, int, int], None] = _silent
 
 
 def _look(directory: Path, progress: Progress) -> tuple[Verdict, bool]:
-    findings: list[Finding] = []
+    findings = [found for path in environments(directory).values() if has_owner(path) for found in live_findings(path)]
     committed = None
     with open_peer(directory) as peer:
         progress.begin(peer)
         findings += _stamps(peer)
-        findings += _records(peer, progress)
+        findings += _records(peer, progress.add)
         if not findings:
             try:
                 committed = _relations(peer, findings, progress)
@@ -146,13 +148,42 @@ def _stamps(peer: OpenPeer) -> Iterator[Finding]:
         )
 
 
-def _records(peer: OpenPeer, progress: Progress) -> Iterator[Finding]:
+def _records(peer: OpenPeer, told: Callable[[int], object] = lambda count: None) -> Iterator[Finding]:
     """Every record of every table, one by one: a bad one does not hide those behind it."""
     for kind, engine in peer.engines.items():
         for table in engine.tables:
-            for key, error in engine.damaged(table, progress.add):
+            for key, error, record in engine.damaged(table, told):
                 shown = int.from_bytes(key, "big") if table in ("entries", "journal") else printable_key(key)
-                yield f"{kind}/{table}, record {shown}: {error}"
+                yield f"{kind}/{table}, record {shown}: {error}; {_what_it_was(kind, table, record)}"
+
+
+def checksums(peer: OpenPeer) -> tuple[int, list[Finding]]:
+    """How many records there are, and those that fail their check."""
+    return sum(e.records(table) for e in peer.engines.values() for table in e.tables), list(_records(peer))
+
+
+_TABLES = {
+    "entries": "an entry of the log",
+    "journal": "a note of the journal",
+    "meta": "one of the peer's own numbers",
+    "rows": "a key with its value",
+    "shards": "a shard's record",
+    "sessions": "a client's session",
+    "session_order": "the order of sessions",
+}
+
+
+def _what_it_was(kind: str, table: str, record: bytes) -> str:
+    """What a record was that fails its check, as far as what is left of it says."""
+    payload = record[OVERHEAD_BYTES:]
+    what = f"it was {_TABLES.get(table.partition('@')[0], f'a record of {kind}/{table}')}, {len(payload)} bytes"
+    if table != "entries":
+        return what
+    try:
+        entry = unpack_entry(loads(payload))
+    except CodecError:
+        return f"{what}, which cannot be read"
+    return f"{what}: what is left reads as {_position(entry.id)}, {entry.kind.name.lower()}"
 
 
 def printable_key(key: bytes) -> str:
@@ -242,7 +273,7 @@ def _hash(view: View) -> Iterator[Finding]:
 
 
 def _shards(view: View) -> Iterator[Finding]:
-    """Each shard's rows against the count, size and hash that its record keeps."""
+    """Each shard's rows and sessions against the counts, sizes and hashes that its records keep."""
     for shard in range(view.machine.shard_count(view.state)):
         record = view.machine.record(view.state, shard)
         if record.state not in (State.SERVING, State.FROZEN, State.STAGING):
@@ -256,6 +287,11 @@ def _shards(view: View) -> Iterator[Finding]:
         if (rows, size, total) != (record.rows, record.size, record.hash):
             told = f"its record says {record.rows} of {record.size}, or a hash differs"
             yield f"shard {shard}: {rows} rows of {size} bytes, {told}"
+        kept = counters(view.state, scope)
+        there = tally(view.state, scope)
+        if there != (kept.sessions, kept.hash):
+            told = f"its record says {kept.sessions}, or a hash differs"
+            yield f"shard {shard}: {there[0]} clients' sessions, {told}"
 
 
 # --- several peers --------------------------------------------------------------------------------------------------
