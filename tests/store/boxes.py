@@ -139,3 +139,16 @@ def the_line(call: Callable[[], Any], kind: type[StoreError] = CannotOpen) -> st
     line = str(found.value)
     assert line.count("\n") == 0
     return line
+
+
+def kept_by_lmdb_1(path: Path, tables: dict[str, list[tuple[bytes, bytes]]]) -> dict[str, list[tuple[bytes, bytes]]]:
+    """What LMDB 1.0 gives back of tables of records that it was given in files of its own, in `path`."""
+    with lmdb.open(str(path), max_dbs=len(tables), map_size=1 << 26, lib_version=1) as env:
+        for name, rows in tables.items():
+            table = env.open_db(name.encode())
+            with env.begin(write=True, db=table) as txn:
+                for key, payload in rows:
+                    txn.put(key, payload)
+    with lmdb.open(str(path), max_dbs=len(tables), readonly=True, lib_version=1) as env:
+        with env.begin() as txn:
+            return {name: list(txn.cursor(db=env.open_db(name.encode(), txn))) for name in tables}

@@ -22,44 +22,55 @@ from tools.inspect.peer import open_peer
 from tools.inspect.reader import findings, verify_directories
 from tools.inspect.structure import environments
 
-Damage = Callable[[random.Random, bytearray], None]
+Damage = Callable[[random.Random, bytearray, bytes], None]
+"""What is done to a file; the last is the same file of another peer of the group."""
 PAGE = 4096
 
 
-def flip_anywhere(rng: random.Random, data: bytearray) -> None:
+def flip_anywhere(rng: random.Random, data: bytearray, other: bytes) -> None:
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
 
 
-def flip_in_a_meta_page(rng: random.Random, data: bytearray) -> None:
+def flip_in_a_meta_page(rng: random.Random, data: bytearray, other: bytes) -> None:
     data[rng.choice((0, PAGE)) + rng.randrange(160)] ^= 1 << rng.randrange(8)
 
 
-def flip_in_a_page_header(rng: random.Random, data: bytearray) -> None:
+def flip_in_a_page_header(rng: random.Random, data: bytearray, other: bytes) -> None:
     page = rng.randrange(2, len(data) // PAGE)
     data[page * PAGE + rng.randrange(64)] ^= 1 << rng.randrange(8)
 
 
-def overwrite(rng: random.Random, data: bytearray) -> None:
+def overwrite(rng: random.Random, data: bytearray, other: bytes) -> None:
     at = rng.randrange(len(data))
     data[at : at + 512] = rng.randbytes(len(data[at : at + 512]))
 
 
-def zero_a_page(rng: random.Random, data: bytearray) -> None:
+def zero_a_page(rng: random.Random, data: bytearray, other: bytes) -> None:
     at = rng.randrange(len(data) // PAGE) * PAGE
     data[at : at + PAGE] = bytes(PAGE)
 
 
-def swap_two_pages(rng: random.Random, data: bytearray) -> None:
+def swap_two_pages(rng: random.Random, data: bytearray, other: bytes) -> None:
     a, b = (rng.randrange(len(data) // PAGE) * PAGE for _ in range(2))
     data[a : a + PAGE], data[b : b + PAGE] = data[b : b + PAGE], data[a : a + PAGE]
 
 
-def truncate(rng: random.Random, data: bytearray) -> None:
+def truncate(rng: random.Random, data: bytearray, other: bytes) -> None:
     del data[rng.randrange(len(data)) :]
 
 
-def truncate_at_a_page(rng: random.Random, data: bytearray) -> None:
+def truncate_at_a_page(rng: random.Random, data: bytearray, other: bytes) -> None:
     del data[rng.randrange(len(data) // PAGE) * PAGE :]
+
+
+def pages_of_another_peer(rng: random.Random, data: bytearray, other: bytes) -> None:
+    at = rng.randrange(len(data) // PAGE) * PAGE
+    count = rng.choice((1, 2, 5, 1000)) * PAGE
+    data[at : at + count] = other[at : at + count] or data[at : at + count]
+
+
+def the_file_of_another_peer(rng: random.Random, data: bytearray, other: bytes) -> None:
+    data[:] = other
 
 
 DAMAGES: list[Damage] = [
@@ -71,6 +82,8 @@ DAMAGES: list[Damage] = [
     swap_two_pages,
     truncate,
     truncate_at_a_page,
+    pages_of_another_peer,
+    the_file_of_another_peer,
 ]
 
 
@@ -101,7 +114,7 @@ def test_damaged_files_are_never_fine_and_never_fatal(
         damage = DAMAGES[seed % len(DAMAGES)]
         file = directory / rng.choice(("log", "state")) / "data.mdb"
         data = bytearray(file.read_bytes())
-        damage(rng, data)
+        damage(rng, data, (cluster_directory / "server-1-1" / file.parent.name / "data.mdb").read_bytes())
         file.write_bytes(data)
         made[directory] = f"seed {seed}, {damage.__name__} in {file.parent.name}"
     told = {Path(found["place"]): found["findings"] for found in verify_directories(list(made))}
@@ -148,7 +161,8 @@ def test_every_command_on_a_damaged_peer_ends_in_at_most_one_line(
         rng = random.Random(seed)
         file = directory / rng.choice(("log", "state")) / "data.mdb"
         data = bytearray(file.read_bytes())
-        rng.choice(DAMAGES)(rng, data)
+        other = cluster_directory / "server-1-2" / file.parent.name / "data.mdb"
+        rng.choice(DAMAGES)(rng, data, other.read_bytes())
         file.write_bytes(data)
         places = {"DIR": str(directory), "OTHER": str(cluster_directory / "server-1-2"), "NEW": str(tmp_path / "new")}
         words = [places.get(word, word) for word in command]

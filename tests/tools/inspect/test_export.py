@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from click.testing import CliRunner
 
 from raftlog.durable import LOG_TABLES, append_entries, recover
 from raftlog.types import LogId
-from store.engine import CannotOpen, StoreError
+from store.directory import read_shape
+from store.engine import CannotOpen, FormatMismatch, StoreError
 from store.lmdb_engine import LmdbEngine
+from tests.store.boxes import kept_by_lmdb_1
 from tests.tools.inspect.small_peer import STATE_TABLES, damage_record, entry, make_peer, stamp
 from tests.tools.inspect.test_damage import contents
 from tools.inspect.commands import inspect
-from tools.inspect.exportfile import MAGIC, BadFile, ExportReader, ExportWriter, Row
+from tools.inspect.exportfile import MAGIC, BadFile, ExportReader, ExportWriter, Row, Table
 from tools.inspect.portable import copy_peer, export_peer, import_peer
 from tools.inspect.reader import findings
 
@@ -46,6 +49,33 @@ def test_a_cluster_made_by_processes_survives_export_import_and_copy(cluster_dir
         import_peer(tmp_path / f"{name}.skv", tmp_path / "imported" / name)
         copy_peer(source, tmp_path / "copied" / name)
         assert contents(tmp_path / "imported" / name) == contents(source) == contents(tmp_path / "copied" / name)
+
+
+def test_an_export_leads_from_another_generation_of_lmdb_to_this_one(peer: Path, tmp_path: Path) -> None:
+    """The records of a peer as LMDB 1.0 keeps them, exported from there, are imported as files of LMDB 0.9."""
+    export_peer(peer, tmp_path / "x.skv")
+    with (tmp_path / "x.skv").open("rb") as stream:
+        reader = ExportReader(stream, "x")
+        items = list(reader.items())
+    tables: dict[Table, list[tuple[bytes, bytes]]] = {}
+    for item in items:
+        if isinstance(item, Table):
+            rows = tables[item] = []
+        else:
+            rows.append((item.key, item.payload))
+    kept = kept_by_lmdb_1(tmp_path / "one", {f"{t.kind} {t.name}": rows for t, rows in tables.items()})
+    with (tmp_path / "y.skv").open("wb") as target:
+        writer = ExportWriter(target, [replace(one, generation=1) for one in reader.stamps])
+        for table in tables:
+            writer.begin(table.kind, table.name)
+            for key, payload in kept[f"{table.kind} {table.name}"]:
+                writer.row(key, payload)
+        writer.end()
+    with pytest.raises(FormatMismatch, match=r"LMDB 1\.x"):
+        read_shape(tmp_path / "one")
+    import_peer(tmp_path / "y.skv", tmp_path / "new")
+    assert contents(tmp_path / "new") == contents(peer)
+    assert not findings([tmp_path / "new"])
 
 
 def test_any_cut_and_any_flip_is_refused_and_nothing_is_left(peer: Path, tmp_path: Path) -> None:
