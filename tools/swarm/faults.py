@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
@@ -22,6 +23,17 @@ Member = tuple[SimGroup, int]
 """A peer of a group, up or down."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What one peer suffered, for the picture: `kind` is "pause", "disk" or "cut"."""
+
+    peer: str
+    kind: str
+    begin: float
+    end: float
+    text: str
+
+
 class Nemesis:
     """Of one world. `marks` counts what it did; `lost` are peers that are gone for good (a corrupted record), never so many
     that a group has no quorum without them."""
@@ -35,6 +47,7 @@ class Nemesis:
         self.marks: dict[str, int] = {}
         self.lost: set[str] = set()
         self.healing = Healing(self)
+        self.troubles: list[Trouble] = []
         self.resting = False
         self._acts: dict[str, Callable[[float], Awaitable[bool]]] = {
             "crash one": lambda s: self._crash(s, self.some(1)),
@@ -142,6 +155,16 @@ class Nemesis:
         """It took place."""
         self.marks[name] = self.marks.get(name, 0) + 1
 
+    @contextmanager
+    def _suffers(self, kind: str, peers: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """The block is the time for which these peers have this trouble; (peer, what exactly)."""
+        begin = self.world.now()
+        try:
+            yield
+        finally:
+            end = self.world.now()
+            self.troubles += [Trouble(peer, kind, begin, end, text) for peer, text in peers]
+
     # --- crashes and pauses ---------------------------------------------------------------------------------------
 
     async def _crash(self, seconds: float, members: list[Member]) -> bool:
@@ -216,7 +239,8 @@ class Nemesis:
         hosts = [group.peers[peer].host for group, peer in members]
         for host in hosts:
             host.pause()
-        await trio.sleep(seconds)
+        with self._suffers("pause", [(host.name, "paused") for host in hosts]):
+            await trio.sleep(seconds)
         for host in hosts:
             host.resume()
         return bool(hosts)
@@ -227,7 +251,8 @@ class Nemesis:
         net = self.world.net
         for source, target in sorted(cuts):
             net.block(source, target)
-        await trio.sleep(seconds)
+        with self._suffers("cut", cut_off(cuts)):
+            await trio.sleep(seconds)
         for source, target in sorted(cuts):
             net.unblock(source, target)
         return bool(cuts)
@@ -298,7 +323,9 @@ class Nemesis:
         for writer in writers:
             stall_s = (6.0, 9.0) if hang else (0.05, 1.0)
             writer.conditions = replace(writer.conditions, stall=stall, error=error, stall_s=stall_s)
-        await trio.sleep(seconds)
+        kind = "the disk hangs" if hang else "the disk stalls" if stall else "the disk fails"
+        with self._suffers("disk", [(group.names[peer], kind) for group, peer in members]):
+            await trio.sleep(seconds)
         for writer in writers:
             writer.conditions = self.shape.disk
         return bool(writers)
@@ -307,7 +334,8 @@ class Nemesis:
         peers = [group.peers[peer] for group, peer in (self._majority() if self.rng.random() < 0.5 else self._leader())]
         for peer in peers:
             peer.node.no_space = True
-        await trio.sleep(seconds)
+        with self._suffers("disk", [(peer.host.name, "the disk is full") for peer in peers]):
+            await trio.sleep(seconds)
         for peer in peers:
             peer.node.no_space = False
         return bool(peers)
@@ -408,6 +436,19 @@ class Nemesis:
         for link in links:
             net.links.pop(link, None)
         return bool(links)
+
+
+def cut_off(cuts: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Whom each of the peers in these cuts does not reach, and who does not reach it."""
+    found = []
+    for peer in sorted({name for cut in cuts for name in cut if name.startswith("server")}):
+        to = sorted(target for source, target in cuts if source == peer)
+        by = sorted(source for source, target in cuts if target == peer)
+        text = f"cut off from {', '.join(to)}" if to else ""
+        if by != to:
+            text += f"{'; ' if text and by else ''}{'not reached by ' + ', '.join(by) if by else ''}"
+        found.append((peer, text))
+    return found
 
 
 def corrupt_some_record(disk: MemoryDisk, rng: Random) -> bool:

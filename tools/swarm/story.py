@@ -73,7 +73,16 @@ class Story:
         end = max(outcome.virtual_s, 1.0)
         ops = self._run.history.ops
         bad = {key.key for key in self._run.verdict.failed}
-        spans = [*self._fault_spans(), *self._peer_spans(end), *(_op_span(op, end, op.key in bad) for op in ops)]
+        troubles = [
+            Span(t.peer, t.begin, t.end, t.kind, f"{t.peer}: {t.text}, {t.begin:.3f}..{t.end:.3f}")
+            for t in self._run.nemesis.troubles
+        ]
+        spans = [
+            *self._fault_spans(),
+            *self._peer_spans(end),
+            *troubles,
+            *(_op_span(op, end, op.key in bad) for op in ops),
+        ]
         lanes = sorted({s.lane for s in spans}, key=_order)
         rows = {lane: TOP + LANE * number for number, lane in enumerate(lanes)}
         scale = WIDTH / end
@@ -143,8 +152,10 @@ def _label(lane: str, y: int) -> str:
 def _rect(span: Span, y: int, scale: float) -> str:
     x, width = LABEL + span.begin * scale, max((span.end - span.begin) * scale, 1.5)
     style = f' style="fill:{span.colour}"' if span.colour and "op" not in span.kind else ""
-    slim = span.kind.split()[0] in ("leader", "op")
-    top, height = (y + 4, LANE - 8) if slim else (y + 2, LANE - 4)
+    kind = span.kind.split()[0]
+    top, height = {"leader": (y + 4, 10), "op": (y + 4, 14), "cut": (y + 15, 3)}.get(kind, (y + 2, LANE - 4))
+    if kind in ("pause", "disk"):
+        top, height = y + (11 if kind == "pause" else 2), 3
     name = span.text.partition(" (")[0]
     inside = f'<text x="{x + 3:.1f}" y="{y + 15}">{escape(name)}</text>' if width > 6.5 * len(name) else ""
     return (
@@ -163,14 +174,16 @@ pre {{ white-space: pre-wrap; }} .wide {{ overflow-x: auto; }}
 text {{ fill: var(--ink); font-size: 11px; }} .lane {{ text-anchor: end; }} .time {{ text-anchor: middle; }}
 .tick {{ stroke: var(--soft); }} .up {{ fill: var(--soft); }} .fault {{ fill: #d9534f; opacity: .55; }}
 .follower, .candidate, .pre-candidate {{ opacity: .35; }} .leader {{ opacity: 1; }}
+.cut {{ fill: #d9534f; }} .pause {{ fill: #111; }} .disk {{ fill: #9c6b4e; }}
 .op {{ opacity: .8; }} .get {{ fill: #4269d0; }} .put {{ fill: #3ca951; }} .delete {{ fill: #a463f2; }}
 .maybe {{ fill: #efb118; opacity: .5; }} .failed, .refused {{ fill: #9498a0; opacity: .5; }}
 .bad {{ fill: #e00; opacity: 1; }}
 </style>
 <h1>{title}</h1><p>{shape}</p><pre>{text}</pre>
-<p>A lane per peer: grey while it is up, its term's colour faint as follower and full as leader; faults above; clients below:
-gets blue, puts green, deletes purple, unknown outcomes yellow, refused grey, and red where no order of the key's operations
-explains the answers. Point at anything to read it.</p>
+<p>A lane per peer: grey while it is up, its term's colour faint as follower and full as leader; a brown line at its top while
+its disk stalls, fails or is full, a red one at its bottom while it is cut off from somebody, a black one above that while it
+is paused. Faults above the peers; clients below: gets blue, puts green, deletes purple, unknown outcomes yellow, refused
+grey, and red where no order of the key's operations explains the answers. Point at anything to read it.</p>
 <div class="wide"><svg width="{width}" height="{height}">
 {body}
 </svg></div>

@@ -13,7 +13,9 @@ from raftlog.types import LogId
 from shardkv.config import ShardConfig
 from tools.cli.main import cli
 from tools.swarm.campaign import campaign, trace_elsewhere
+from tools.swarm.faults import cut_off
 from tools.swarm.ledger import Ledger, LedgerBroken
+from tools.swarm.page import campaign_page
 from tools.swarm.run import OPERATIONS, SAFETY_S, NoConvergence, Outcome, follows, judge, play
 from tools.swarm.shape import FAULTS, LATER_FAULTS, draw
 from tools.swarm.story import Story
@@ -116,9 +118,18 @@ def test_the_picture_has_a_lane_per_peer_and_the_events_their_times() -> None:
     shape = draw(5)
     lanes = set(re.findall(r'class="lane"[^>]*>([^<]*)<', page))
     assert {f"server-1-{peer}" for peer in range(shape.replicas)} | {"c0", "c1"} <= lanes
-    assert 'class="leader"' in page and 'class="op put"' in page and 'class="fault"' in page and "<script" not in page
+    for kind in ("leader", "op put", "fault", "cut", "pause", "disk"):
+        assert f'class="{kind}"' in page, kind
+    assert "<script" not in page and "server-1-0: paused" in page and "server-1-0: cut off from " in page
     assert any("is leader in term" in line for line in lines) and any("fault: " in line for line in lines)
     assert [float(line.split()[0]) for line in lines] == sorted(float(line.split()[0]) for line in lines)
+
+
+def test_whom_a_cut_peer_does_not_reach() -> None:
+    assert cut_off({("server-1-0", "client-1"), ("client-1", "server-1-0"), ("server-1-0", "server-1-1")}) == [
+        ("server-1-0", "cut off from client-1, server-1-1; not reached by client-1"),
+        ("server-1-1", "not reached by server-1-0"),
+    ]
 
 
 def test_the_command_says_its_sums_and_refuses_contradictions() -> None:
@@ -129,3 +140,16 @@ def test_the_command_says_its_sums_and_refuses_contradictions() -> None:
     assert both.exit_code == 2 and "one of --seed" in both.output
     events = runner.invoke(cli, ["simulate", "--seeds", "3", "--events"])
     assert events.exit_code == 2 and "go with --seed" in events.output
+
+
+def test_the_page_of_a_campaign_counts_each_seed_once_and_claims_no_fault_that_was_not_tried() -> None:
+    marks = {f"fault: {name}": 2 for name in FAULTS | LATER_FAULTS}
+    one = {"seed": 4, "verdict": "passed", "virtual_s": 1800.0, "cpu_s": 1.0, "operations": 250, "steps": 9}
+    rows = [{**one, "marks": marks}, {**one, "marks": marks}, {"seeds": 2}]
+    rows.append({**one, "seed": 7, "verdict": "violation", "marks": {"fault: pause": 1, "world: loss": 1}})
+    page = campaign_page(map(json.dumps, rows))
+    assert "2 seeds (4 to 7), 1.0 virtual hours, 500 operations" in page and "Failed: 7." in page
+    assert "| pause | 3 | 2 |" in page and "| loss | 1 | 1 |" in page
+    del marks["fault: ring"]
+    with pytest.raises(ValueError, match="no seed reached ring"):
+        campaign_page(map(json.dumps, rows))
