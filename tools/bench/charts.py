@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 COLOURS = ("#4269d0", "#d99e0b", "#e4572e", "#3f9f8f", "#8d4fd6", "#3ca951", "#d6568c", "#7d818a")
-WIDTH, LABEL, RIGHT = 860, 250, 90
+WIDTH, LABEL, RIGHT = 860, 300, 90
 BAR, GAP, TOP = 13, 9, 46
 PLOT_HEIGHT, PLOT_LEFT = 240, 70
 STYLE = (
@@ -23,12 +23,13 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Bars:
-    """Per label the values of some series (None: no such case), drawn from 0."""
+    """Per label the values of some series, drawn from 0; where one is None stands what `missing` says."""
 
     title: str
     unit: str
     series: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    missing: str = "n/a"
 
     def svg(self) -> str:
         """The picture."""
@@ -40,8 +41,15 @@ class Bars:
             y = TOP + number * each
             parts.append(_text(LABEL - 8, y + BAR * len(self.series) / 2 + 4, label, "end"))
             for at, value in enumerate(row):
-                parts.append(_bar(y + at * BAR, value, most, COLOURS[at % len(COLOURS)], self.unit))
+                parts.append(self._bar(y + at * BAR, value, most, COLOURS[at % len(COLOURS)]))
         return _svg(TOP + each * len(self.rows) + 4, parts)
+
+    def _bar(self, y: float, value: float | None, most: float, colour: str) -> str:
+        if value is None or not math.isfinite(value):
+            return _text(LABEL + 4, y + 11, self.missing, "start", "faint") if self.missing else ""
+        width = (WIDTH - LABEL - RIGHT) * value / most
+        bar = f'<rect x="{LABEL}" y="{y + 1:.0f}" width="{width:.1f}" height="{BAR - 2}" fill="{colour}"/>'
+        return bar + _text(LABEL + width + 5, y + 11, f"{_number(value)} {self.unit}", "start", "faint")
 
 
 @dataclass(frozen=True)
@@ -134,14 +142,6 @@ def _legend(series: Sequence[str]) -> str:
         parts.append(_text(x + 14, 34, name, "start"))
         x += 28 + 7 * len(name)
     return "".join(parts)
-
-
-def _bar(y: float, value: float | None, most: float, colour: str, unit: str) -> str:
-    if value is None or not math.isfinite(value):
-        return _text(LABEL + 4, y + 11, "n/a", "start", "faint")
-    width = (WIDTH - LABEL - RIGHT) * value / most
-    bar = f'<rect x="{LABEL}" y="{y + 1:.0f}" width="{width:.1f}" height="{BAR - 2}" fill="{colour}"/>'
-    return bar + _text(LABEL + width + 5, y + 11, f"{_number(value)} {unit}", "start", "faint")
 
 
 def _svg(height: float, parts: Sequence[str]) -> str:
