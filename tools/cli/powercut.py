@@ -126,7 +126,7 @@ def _campaign(
 
     try:
         recorded = read(folder)
-        kept = None if keep is None else keep / "states"
+        kept = None if keep is None else keep / f"{recorded.target}-states"
         if name is not None:
             report = one_state(recorded, seed=recorded.seed, state=Survivors.parse(name), keep=kept)
         else:
