@@ -143,6 +143,7 @@ def on_heartbeat_reply(state: CoreState, leader: Leader, sender: PeerId, message
         return
     _heard(state, leader, progress, message.context, message.counts, now)
     progress.no_space = message.no_space
+    progress.refill = message.refill
     if now - progress.probed >= state.config.heartbeat_s:
         progress.probing = False
     if message.match > progress.match:

@@ -459,7 +459,7 @@ class Node:
         if isinstance(role, Leader):
             now = self.clock()
             voters = [p for p in self.core.state.peers() if self.core.state.membership.is_voter(p)]
-            alive = [p for p in voters if now - role.progress[p].heard < self.core.state.config.election_min_s]
+            alive = [p for p in voters if role.progress[p].may_lead(now - self.core.state.config.election_min_s)]
             if alive:
                 to = max(alive, key=lambda p: (role.progress[p].match, -p))
                 self.core.transfer(to, now)

@@ -37,11 +37,16 @@ class Progress:
     probed: float = float("-inf")
     counts: bool = True
     no_space: bool = False
+    refill: bool = False
     incarnation: int = 0
     context: int = 0
     lease_from: float = float("-inf")
     inflight: deque[tuple[int, int, float]] = field(default_factory=deque)  # (last index, bytes, sent at)
     inflight_bytes: int = 0
+
+    def may_lead(self, heard_after: float) -> bool:
+        """It was heard since then, and nothing keeps it from leading."""
+        return self.heard > heard_after and self.counts and not self.refill
 
     def sent(self, last: int, size: int, now: float) -> None:
         """An append up to `last` left."""

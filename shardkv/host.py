@@ -37,12 +37,14 @@ from shardkv.peer_disk import open_disk
 from shardkv.routing import REPORT
 from shardkv.server import Extra, GroupServer
 from shardkv.views import Views
-from store.engine import CorruptRecord, WriteTxn
+from store.engine import CorruptRecord, StoreError, WriteTxn
 from store.format import Stamp
 from store.lmdb_engine import CannotOpen, LmdbEngine
 from store.space import make_ballast
 from store.writer import ThreadWriter
 
+DAMAGED_MAX, DAMAGED_S = 3, 60.0
+"""A peer whose state turns out to be damaged so often within so many seconds gives up."""
 FATAL_EXIT = 3
 """The exit code of a peer that dies of its disk."""
 
@@ -383,9 +385,14 @@ async def run_peer(spec: PeerSpec, *, on_event: Callable[[Event], None], stop: t
 
 
 async def live(make: Callable[[str], PeerHost], run: Callable[[PeerHost], Awaitable[None]]) -> None:
-    """One host after another, as long as they end for damage that the next one mends."""
+    """One host after another, as long as they end for damage that the next one mends. `StoreError` if that does not end:
+    then it is not this disk's fault alone."""
     host = make("")
+    begun = [trio.current_time()]
     await run(host)
     while host.damage:
+        begun = [*begun[-DAMAGED_MAX:], trio.current_time()]
+        if len(begun) > DAMAGED_MAX and begun[-1] - begun[0] < DAMAGED_S:
+            raise StoreError(f"state/ was damaged {DAMAGED_MAX} times in {DAMAGED_S:.0f} s, now: {host.damage}")
         host = make(host.damage)
         await run(host)

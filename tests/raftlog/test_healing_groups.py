@@ -10,6 +10,7 @@ import trio
 from raftlog.durable import HARD_COPY, index_key
 from raftlog.node import NodeLimits
 from raftlog.replacing import Refused, take_in
+from raftlog.roles import Progress
 from raftlog.scrubbing import Scrub
 from raftlog.types import Mode
 from shardkv.errors import KvError
@@ -351,3 +352,10 @@ def test_a_peer_that_is_alive_is_not_replaced() -> None:
         assert isinstance(refused, Refused) and "not above" in refused.why
 
     run(body)
+
+
+def test_leadership_is_handed_to_nobody_who_cannot_lead() -> None:
+    assert Progress(next=1, heard=5.0).may_lead(4.0)
+    assert not Progress(next=1, heard=5.0).may_lead(5.0)
+    assert not Progress(next=1, heard=5.0, counts=False).may_lead(4.0), "it is recovering"
+    assert not Progress(next=1, heard=5.0, refill=True).may_lead(4.0), "it has no state"
