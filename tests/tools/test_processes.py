@@ -153,7 +153,7 @@ async def test_wrong_directories_are_refused_in_one_line(tmp_path: Path) -> None
         await check(kv, {f"k{i}": f"value-{i:014}".encode() for i in range(12)})
 
 
-async def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
+async def test_a_flipped_bit_is_found_named_and_mended_from_the_state(tmp_path: Path) -> None:
     cluster = await made(tmp_path / "c")
     directory = cluster.folder / "server-1-0"
     data = directory / "log" / "data.mdb"
@@ -163,7 +163,11 @@ async def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     data.write_bytes(content.replace(wanted, b"walue-00000000000003"))
     found = findings([directory])
     assert any("checksum" in finding for told in found.values() for finding in told), found
-    assert "checksum" in one_line(serve(cluster.folder / "server-1-0.toml"), 3)
+    async with running(cluster.folder, SMALL) as again, clients(again) as (kv, _, _):
+        told = [event["text"] for event in again.process("server-1-0").events() if event["event"] == "mended"]
+        assert len(told) == 1 and "entries" in told[0] and "checksum" in told[0]
+        await check(kv, {f"k{i}": f"value-{i:014}".encode() for i in range(12)})
+    assert not any(findings([directory]).values())
 
 
 async def test_a_port_in_use_and_a_typo_are_one_line(tmp_path: Path) -> None:
