@@ -9,7 +9,7 @@ A round plays every point once, every system in turn; whose turn it is not is pa
                CPU of leaders, followers and load generators per operation in us, leader_busy and load_busy as shares of a
                core, rpcs_per_op (between peers, without the client's own), messages_per_op (with the answers), syncs_per_op
                (disk barriers of all peers together), repeated (requests that were sent again, or failed)
-    cpu_s      {process: CPU seconds} of the last round
+    cpu_us     {process: CPU time per operation in us}, the median of the rounds; "load" are the load generators
     ratio      ops_per_s (median) as a multiple of the other system's under the same load; only of ours, where there is one
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import trio
 
+from tools.bench.figures import median
 from tools.bench.ours import our_system
 from tools.bench.plans import Plan, Point
 from tools.bench.report import Report, Reporting, Tell, over_rounds
@@ -54,7 +55,14 @@ class Entry:
             "system": self.system.name,
             "interface": self.system.interface,
             "figures": over_rounds([sample.figures() for sample in self.samples]),
-            "cpu_s": self.samples[-1].cpu_s,
+            "cpu_us": self._cpu_us(),
+        }
+
+    def _cpu_us(self) -> dict[str, float]:
+        names = dict.fromkeys(name for sample in self.samples for name in sample.cpu_s)
+        return {
+            name: median([1e6 * s.cpu_s[name] / max(1, s.operations) for s in self.samples if name in s.cpu_s])
+            for name in names
         }
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from tools.bench.etcd import PROGRAMS, etcd_system
@@ -16,6 +19,7 @@ from tools.bench.report import Report
 from tools.bench.show_kv import kv_charts, kv_grids
 from tools.bench.workload import Workload
 from tools.cli.main import cli
+from tools.processes import child_environment, is_locked
 
 
 def tiny(*points: Point) -> Plan:
@@ -28,7 +32,7 @@ def check(report: Report) -> None:
         figures = {name: found["median"] for name, found in result["figures"].items()}
         assert figures["ops_per_s"] > 0
         assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["p999_ms"]
-        assert result["cpu_s"]["load"] > 0
+        assert result["cpu_us"]["load"] > 0
         if result["workload"]["operation"] == "put":
             assert figures["syncs_per_op"] > 0
     json.dumps(report.as_json(), allow_nan=False)
@@ -46,7 +50,7 @@ async def test_every_kind_of_client_is_measured(tmp_path: Path) -> None:
     report = await run_kv(tmp_path, tiny(*points), lines.append, generators=2)
     check(report)
     assert [result["point"] for result in report.results] == [point.name() for point in points]
-    assert {"server-1-0", "server-1-1", "server-1-2", "load"} <= set(report.results[0]["cpu_s"])
+    assert {"server-1-0", "server-1-1", "server-1-2", "load"} <= set(report.results[0]["cpu_us"])
     assert any("round 1 of 1" in line for line in lines)
     (grid,) = kv_grids(report)
     assert len(grid.rows) == len(points)
@@ -68,6 +72,37 @@ async def test_etcd_is_measured_beside_ours(tmp_path: Path) -> None:
         ("shardkv leases", True),
     ]
     assert {system["interface"] for system in report.systems} == {"own protocol", "JSON gateway, wrk"}
+
+
+@pytest.mark.process
+def test_told_to_end_it_leaves_no_process_and_no_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.cli.main", "bench", "scale", "--parts", "idle", "--dir", str(tmp_path)]
+    done = subprocess.Popen(command, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        peers = trio.run(_running_peers, tmp_path)
+        done.terminate()
+        assert done.wait(timeout=60) == 130
+    finally:
+        done.kill()
+    assert peers and not any(_runs_in(tmp_path, pid) for pid in peers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _runs_in(folder: Path, pid: int) -> bool:
+    try:
+        return str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def _running_peers(folder: Path) -> list[int]:
+    """The pids of peers that run there; waits for some."""
+    with trio.fail_after(60):
+        while True:
+            words = [file.read_text().split() for file in folder.rglob("server-*.pid") if is_locked(file)]
+            if found := [int(pid) for pid, *_ in filter(None, words)]:
+                return found
+            await trio.sleep(0.02)
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
