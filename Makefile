@@ -6,8 +6,8 @@ PY := .venv/bin/python
 SHARDKV := .venv/bin/shardkv
 
 # Debian packages that only the tests marked `system` use, and the programs that those look for.
-SYSTEM_PACKAGES := strace chromium etcd-server wrk fuse3 faketime
-SYSTEM_PROGRAMS := strace chromium etcd wrk fusermount3 faketime
+SYSTEM_PACKAGES := strace chromium etcd-server wrk fuse3
+SYSTEM_PROGRAMS := strace chromium etcd wrk fusermount3
 
 # How many tests at a time; those with real processes keep to one of the workers.
 WORKERS ?= 2

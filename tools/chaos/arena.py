@@ -33,19 +33,10 @@ DEFECT, STORAGE = 1, 3
 """The exit codes of a peer that ends by a bug of its own, or since it can't use its disk."""
 STALLED = "took longer than"
 """In the last words of a peer whose disk hung, which a crowded machine's may do by itself."""
-FAKETIME = (
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-)
 
 
 class NotConverged(Exception):
     """The cluster did not come back after a fault; one line."""
-
-
-def faketime_library() -> str | None:
-    """libfaketime, None if it is not here."""
-    return next((path for path in FAKETIME if Path(path).exists()), None)
 
 
 class ChaosCluster(LocalCluster):
@@ -244,16 +235,22 @@ Make = Callable[[Path, Callable[[str, int, int], Place]], ChaosCluster]
 
 
 @asynccontextmanager
-async def open_arena(folder: Path, layout: Layout, rng: Random, make: Make = ChaosCluster) -> AsyncIterator[Arena]:
-    """A cluster of this layout in an empty folder, behind a proxy, with failpoints, some peers on small disks and some on
-    forgetful ones: it is up inside the block. At the end its processes are killed and its directories are plain ones."""
-
+async def open_arena(
+    folder: Path,
+    layout: Layout,
+    rng: Random,
+    make: Make = ChaosCluster,
+    disks: tuple[type[Place], ...] | None = None,
+) -> AsyncIterator[Arena]:
+    """A cluster of this layout in an empty folder, behind a proxy, with failpoints, its peers on `disks` in turn, by default
+    plain, small and forgetful ones: it is up inside the block. At the end its processes are killed and its directories are
+    plain ones."""
     offset = rng.randrange(3)
+    here: list[type[Place]] = [Place, *(kind for kind in (SmallDisk, ForgetfulDisk) if not kind.missing())]
 
     def place_of(name: str, peer: int, size: int) -> Place:
-        kinds = [Place, *(kind for kind in (SmallDisk, ForgetfulDisk) if not kind.missing())]
-        kind = kinds[(peer + offset) % len(kinds)] if size > 1 else Place
-        return kind(folder / name)
+        kinds = disks or (here if size > 1 else [Place])
+        return kinds[(peer + offset) % len(kinds)](folder / name)
 
     cluster = make(folder, place_of)
     try:
@@ -274,34 +271,29 @@ async def open_arena(folder: Path, layout: Layout, rng: Random, make: Make = Cha
 
 
 def _prepare_environments(cluster: ChaosCluster) -> None:
-    """Failpoints for all peers; a wall clock that can be set for the first peer of each group, where libfaketime is."""
-    library = faketime_library()
+    """Failpoints for all peers; a wall clock of its own for the first peer of each group."""
     for name in cluster.manifest.names():
-        environment = cluster.process(name).environment
-        environment["SHARDKV_FAILPOINTS"] = ""
-        if library is not None and has_own_clock(name):
+        process = cluster.process(name)
+        process.environment["SHARDKV_FAILPOINTS"] = ""
+        if has_own_clock(name):
             set_clock(cluster.folder, name, 0)
-            environment |= {
-                "LD_PRELOAD": library,
-                "FAKETIME_TIMESTAMP_FILE": str(clock_file(cluster.folder, name)),
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
+            clock = str(clock_file(cluster.folder, name))
+            process.program = ("-m", "tools.chaos.clocked_peer", clock, *process.program[1:])
 
 
 def has_own_clock(name: str) -> bool:
-    """Whether a peer's wall clock can be set where libfaketime is: the first peer's of each group."""
+    """Whether a peer's wall clock can be set: the first peer's of each group."""
     numbers = split_name(name)
     return numbers is not None and numbers[1] == 0
 
 
 def clock_file(folder: Path, name: str) -> Path:
-    """What libfaketime reads."""
+    """What the peer reads (see `clocked_peer`)."""
     return folder / "run" / f"{name}.clock"
 
 
 def set_clock(folder: Path, name: str, offset_s: int) -> None:
-    """A peer's wall clock is so far from the machine's, within a second."""
+    """A peer's wall clock is so far ahead of the machine's from now on."""
     path = clock_file(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")

@@ -52,7 +52,10 @@ class MachineCluster(ChaosCluster):
 
     def process(self, name: str) -> PeerProcess:
         """See `LocalCluster.process`."""
+        known = name in self.processes
         process = super().process(name)
+        if known:
+            return process
         module = self.machine.__module__
         process.program = ("-m", "tools.chaos.machine_peer", f"{module}:{self.machine.__qualname__}")
         home = Path(inspect.getfile(self.machine)).resolve().parents[module.count(".")]

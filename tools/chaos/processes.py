@@ -9,12 +9,11 @@ from random import Random
 
 import trio
 
-from tools.chaos.arena import Arena, faketime_library, has_own_clock, set_clock
+from tools.chaos.arena import Arena, has_own_clock, set_clock
+from tools.chaos.clocked_peer import SEEN_S
 from tools.chaos.faults import Fault, Kind
 
 CLOCK_STEPS_S = (-86_400, -3_600, -5, 5, 3_600, 86_400)
-CLOCK_SEEN_S = 1.1
-"""How long libfaketime keeps an old offset."""
 
 
 @asynccontextmanager
@@ -94,7 +93,7 @@ async def clock_step(arena: Arena, rng: Random) -> AsyncIterator[str]:
     step = rng.choice(CLOCK_STEPS_S)
     for name in names:
         set_clock(arena.cluster.folder, name, step)
-    await trio.sleep(CLOCK_SEEN_S)
+    await trio.sleep(SEEN_S)
     try:
         yield f"{step:+d} s: {', '.join(names)}"
     finally:
@@ -116,10 +115,6 @@ async def rolling_restart(arena: Arena, rng: Random) -> AsyncIterator[str]:
     yield f"group {gid}"
 
 
-def _missing_clock() -> str:
-    return "" if faketime_library() else "needs the Debian package faketime"
-
-
 FAULTS = [
     Fault("kill-one", Kind.KILL, "kill -9 of one peer", kill_one),
     Fault("kill-minority", Kind.KILL, "kill -9 of a minority of every group at once", kill_minority),
@@ -127,13 +122,6 @@ FAULTS = [
     Fault("kill-all", Kind.KILL, "kill -9 of a whole group, or of everything", kill_all),
     Fault("pause-leader", Kind.PAUSE, "SIGSTOP of a leader, then SIGCONT", pause_leader, last_s=(0.2, 1.5)),
     Fault("pause-some", Kind.PAUSE, "SIGSTOP of some or all peers of a group", pause_some, last_s=(0.2, 1.5)),
-    Fault(
-        "clock-step",
-        Kind.CLOCK,
-        "wall clocks jump by seconds, an hour or a day, and back",
-        clock_step,
-        needs="faketime",
-        missing=_missing_clock,
-    ),
+    Fault("clock-step", Kind.CLOCK, "wall clocks jump by seconds, an hour or a day, and back", clock_step),
     Fault("rolling-restart", Kind.RESTART, "a graceful stop and a start of each peer of a group", rolling_restart),
 ]

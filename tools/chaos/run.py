@@ -29,6 +29,7 @@ from tools.chaos.load import Client, Meter, Workload
 from tools.chaos.machine import MachineCluster, equal_states
 from tools.chaos.nemesis import Band, Nemesis, Tally
 from tools.chaos.network import CLIENT
+from tools.chaos.places import Place
 from tools.cluster import Layout
 from tools.processes import ProcessError
 
@@ -51,6 +52,8 @@ class Plan:
     moves: bool = True
     machine: type[StateMachine] | None = None
     """A state machine of one's own instead of the key/value service; see `machine`."""
+    disks: tuple[type[Place], ...] | None = None
+    """What the peers of a group lie on, in turn; None: of all kinds there are here, groups of one peer on a plain one."""
 
 
 @dataclass
@@ -154,7 +157,8 @@ async def run(
     faults = [fault for fault in chosen if fault.name not in skipped]
     home = folder.resolve() / "cluster"
     make = ChaosCluster if plan.machine is None else partial(MachineCluster, machine=plan.machine)
-    async with open_arena(home, plan.layout, Random(f"{plan.seed} places"), make) as arena:
+    rng = Random(f"{plan.seed} places")
+    async with open_arena(home, plan.layout, rng, make, plan.disks) as arena:
         meter = outcome.meter = Meter()
         outcome.metrics, arena.tell = arena.metrics, tell
         this = _Run(plan, arena, outcome, workload or KvWorkload(), meter, tell)

@@ -14,6 +14,7 @@ from tools.chaos.arena import Arena
 from tools.chaos.kv_load import KvWorkload
 from tools.chaos.load import Client, Meter
 from tools.chaos.page import page
+from tools.chaos.places import ForgetfulDisk
 from tools.chaos.run import NO_CONVERGENCE, PASSED, VIOLATION, Outcome, Plan, run
 from tools.checker.history import read_history
 from tools.cli.chaos import chaos
@@ -81,6 +82,29 @@ def test_an_acknowledged_write_that_is_not_there_is_a_violation(tmp_path: Path) 
     outcome = played(tmp_path, Forger())
     assert outcome.verdict == VIOLATION
     assert any("illegal" in line for line in outcome.findings)
+
+
+NEVER_SYNCS = """
+import sys, lmdb
+from tools.serve import main
+opened = lmdb.open
+lmdb.open = lambda *args, **options: opened(*args, **{**options, "sync": False})
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.system
+def test_a_store_that_does_not_sync_is_found_by_a_disk_that_forgets(tmp_path: Path) -> None:
+    if why := ForgetfulDisk.missing():
+        pytest.skip(f"a disk that forgets {why}")
+
+    def watch(meter: Meter, arena: Arena) -> None:
+        for name in arena.names(1):  # from its next start on
+            arena.cluster.process(name).program = ("-c", NEVER_SYNCS)
+
+    outcome = played(tmp_path, watch=watch, faults="lost-writes", cycles=6, disks=(ForgetfulDisk,))
+    assert outcome.verdict != PASSED
+    assert any("illegal" in line or "server-1-0" in line for line in outcome.findings)
 
 
 @pytest.mark.system
