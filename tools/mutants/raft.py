@@ -318,6 +318,54 @@ MUTANTS = (
         (Edit("tools.sim.group", "        if fresh and name in self._made:\n", "        if False:\n"),),
     ),
     Mutant(
+        "recovering-peer-votes",
+        "design.md, membership; issue 5",
+        "a peer that has lost entries which it acknowledged votes before it has them back",
+        (
+            Edit(
+                "raftlog.state",
+                "            self.mode is Mode.VOTER\n            and not self.stalled",
+                "            not self.stalled",
+            ),
+        ),
+    ),
+    Mutant(
+        "lost-entries-not-owed",
+        "issue 5: the highest position is known",
+        "a peer whose log was cut at a damaged entry goes on as if nothing had been behind it",
+        (
+            Edit(
+                "raftlog.healing",
+                "    return replace(hard, mode=Mode.RECOVERING, recover_to=to, highest=to)",
+                "    return replace(hard, highest=to)",
+            ),
+        ),
+    ),
+    Mutant(
+        "second-copy-ignored",
+        "issue 5: a second copy of term, vote and highest position",
+        "a damaged hard state is the end of the peer, though its copy is whole",
+        (
+            Edit(
+                "raftlog.durable",
+                '    for table, key in (("meta", b"hard"), ("journal", HARD_COPY)):',
+                '    for table, key in (("meta", b"hard"),):',
+            ),
+        ),
+    ),
+    Mutant(
+        "recovered-too-early",
+        "issue 5: until it is refilled to there",
+        "a recovering peer counts again as soon as it holds anything at all",
+        (
+            Edit(
+                "raftlog.core",
+                "        if min(state.stable_id(), state.log.id_at(state.commit)) >= state.recover_to:",
+                "        if state.commit > 0:",
+            ),
+        ),
+    ),
+    Mutant(
         "hard-state-not-saved",
         "lessons 1: PySyncObj#98",
         "entries are durable, term and vote are not",
