@@ -210,8 +210,20 @@ def kv(
 
 
 @bench.command()
+@click.option("--networks", callback=names(("reliable", "unreliable")), help="Only these cases, with commas.")
+@click.option(
+    "--down", callback=names(("nobody", "follower", "leader", "rolling")), help="Only these cases, with commas."
+)
 @bench_options
-def controllers(form: str | None, parent: Path | None, picture: Path | None, markdown: bool, as_json: bool) -> None:
+def controllers(
+    networks: tuple[str, ...],
+    down: tuple[str, ...],
+    form: str | None,
+    parent: Path | None,
+    picture: Path | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
     """The shard configuration on one kvsrv or on a kvraft of 1, 3, 5 or 7 peers, with nobody, a follower or the leader
     killed, or one after another; on a reliable and on an unreliable network.
 
@@ -224,7 +236,10 @@ def controllers(form: str | None, parent: Path | None, picture: Path | None, mar
     from tools.bench.show_controllers import controllers_charts, controllers_grids
 
     plans = {"quick": bench_controllers.QUICK, "full": bench_controllers.FULL, None: bench_controllers.STANDARD}
-    report = measured(parent, lambda folder: bench_controllers.run_controllers(folder, plans[form], tell))
+    plan = bench_controllers.chosen(plans[form], networks, down)
+    if not plan.cases:
+        fail("this form has no such cases", USAGE)
+    report = measured(parent, lambda folder: bench_controllers.run_controllers(folder, plan, tell))
     show(report, Output(as_json, markdown, picture), controllers_grids(report), controllers_charts(report))
     failed = [result for result in report.results if result["error"]]
     for result in failed:

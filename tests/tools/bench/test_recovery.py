@@ -7,13 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tools.bench.controllers import Case, Watch, cases, run_controllers, unavailable, watched
+from tools.bench.controllers import Case, Watch, cases, chosen, run_controllers, unavailable, watched
 from tools.bench.controllers import Plan as ControllersPlan
 from tools.bench.failover import Puts
 from tools.bench.recovery import Plan, run_recovery
 from tools.bench.show_controllers import controllers_charts, controllers_grids
 from tools.bench.show_recovery import recovery_charts, recovery_grids
+from tools.cli.main import cli
 
 TINY = Plan(
     keys=(50, 100),
@@ -88,6 +90,14 @@ def test_every_store_meets_every_fault_on_both_networks() -> None:
     ]
 
 
+def test_cases_can_be_chosen() -> None:
+    plan = chosen(ControllersPlan(cases()), ["reliable"], ["leader", "nobody"])
+    assert {(case.network, case.down) for case in plan.cases} == {("reliable", "leader"), ("reliable", "nobody")}
+    assert chosen(plan, [], []) == plan
+    done = CliRunner().invoke(cli, ["bench", "controllers", "--quick", "--networks", "unreliable"])
+    assert done.exit_code == 2
+
+
 def test_nobody_answered_in_the_long_pauses_only() -> None:
     answered = [0.5, 1.01, 1.02, 1.5, 1.51, 2.5]
     assert unavailable(1.0, answered, 2.0, 0.05) == pytest.approx(0.48 + 0.49)
@@ -96,7 +106,7 @@ def test_nobody_answered_in_the_long_pauses_only() -> None:
 
 
 def test_without_a_change_there_is_no_latency_of_changes() -> None:
-    found = watched(Watch(queries=[0.001, 0.002], answered=[1.0]), 1.0, 1.01)
+    found = watched(Watch(queries=[0.001, 0.002], answered=[1.0]), 1.0, 1.01, 0.05)
     assert (found["query_count"], found["change_count"], found["change_p50_ms"]) == (2.0, 0.0, None)
     assert found["query_p50_ms"] == pytest.approx(1.0)
 
