@@ -13,7 +13,7 @@ from random import Random
 
 import trio
 
-from tools.chaos.arena import ASK_S, Arena
+from tools.chaos.arena import ASK_S, STORAGE, Arena
 from tools.chaos.faults import Fault, Kind, NotStruck
 from tools.chaos.places import ForgetfulDisk, SmallDisk
 
@@ -81,7 +81,8 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
             raise NotStruck(f"{name} had nothing to save")
         arena.findings.append(f"{name}: its disk hangs, and it is still there after {GONE_S:.0f} s")
         await arena.kill([name])
-    arena.measured("a peer whose disk hung is gone", trio.current_time() - begun)
+    if arena.cluster.process(name).exit_code() == STORAGE:  # by itself, not by a fault that was struck beside this one
+        arena.measured("a peer whose disk hung is gone", trio.current_time() - begun)
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ def play(folder: Path, seconds: str) -> subprocess.CompletedProcess[str]:
 def test_the_example_passes_and_leaves_its_report(tmp_path: Path) -> None:
     folder = tmp_path / "my-counter"
     shutil.copytree(EXAMPLE, folder)
-    done = play(folder, "6")
+    done = play(folder, "4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout and "the states of 3 peers compared" in done.stdout
     assert "shardkv chaos" in (folder / "chaos-report" / "report.html").read_text()
