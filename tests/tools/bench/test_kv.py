@@ -12,13 +12,17 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from shardkv.methods import Method
+from tools.admin import network
 from tools.bench.etcd import PROGRAMS, etcd_system
 from tools.bench.kv import run_kv
+from tools.bench.ours import our_system
 from tools.bench.plans import Plan, Point
 from tools.bench.report import Report
 from tools.bench.show_kv import kv_charts, kv_grids
 from tools.bench.workload import Workload
 from tools.cli.main import cli
+from tools.cluster import Layout
 from tools.processes import child_environment, is_locked
 
 
@@ -72,6 +76,26 @@ async def test_etcd_is_measured_beside_ours(tmp_path: Path) -> None:
         ("shardkv leases", True),
     ]
     assert {system["interface"] for system in report.systems} == {"own protocol", "JSON gateway, wrk"}
+
+
+@pytest.mark.process
+@pytest.mark.system
+async def test_a_load_follows_a_leader_that_hands_over(tmp_path: Path) -> None:
+    load = Workload("50/50", 16, 16)
+    async with our_system(tmp_path / "c", Layout(ctrl_peers=1, groups=1, replicas=3), "shardkv") as system:
+        await system.fill(load)
+        leader = await system.cluster.leader(1)
+        heir = next(peer for peer, name in enumerate(system.cluster.addresses(1)) if name != leader)
+
+        async def hand_over() -> None:
+            async with network(system.cluster.manifest.cluster) as rpc:
+                reply = await rpc.call(system.cluster.address(leader), Method.PEER_TRANSFER, [heir], timeout_s=5.0)
+                assert reply == [0, True]
+
+        sample = await system.measure(load, 0.1, 2.0, 1, on_begin=hand_over)
+        assert await system.cluster.leader(1) == f"server-1-{heir}"
+    assert sample.repeated > 0
+    assert sample.roles[f"server-1-{heir}"] == "leader" and sample.operations > 0
 
 
 @pytest.mark.process
