@@ -131,35 +131,28 @@ async def disk_error(arena: Arena, rng: Random) -> AsyncIterator[str]:
     """A system call of a peer on its disk fails with EIO or ENOSPC: the peer must end, and must not try again."""
     name, call = _drawn(rng, arena.busy()), rng.choice(("fdatasync", "pwrite64"))
     error, nth = rng.choice(("EIO", "ENOSPC")), rng.randint(1, 10)
-    async with _traced(arena, name, call, f"error={error}:when={nth}"):
+    async with _traced(arena, name, call, f"error={error}:when={nth}") as trace:
         if not await arena.wait_dead(name, STRUCK_S):
+            if "(INJECTED)" in trace.read_text(encoding="utf-8", errors="replace"):
+                arena.findings.append(f"{name}: {error} from {call}, and it is still there after {STRUCK_S:.0f} s")
             raise NotStruck(f"{name} made fewer than {nth} calls of {call}")
         yield f"{name}: {error} from {call} {nth}"
 
 
 @asynccontextmanager
-async def _traced(arena: Arena, name: str, call: str, how: str) -> AsyncIterator[None]:
-    """strace hangs on a peer and meddles with one of its calls."""
+async def _traced(arena: Arena, name: str, call: str, how: str) -> AsyncIterator[Path]:
+    """strace hangs on a peer and meddles with one of its calls; the file has the calls that it has seen."""
     pid = arena.cluster.process(name).pid()
     if pid is None:
         raise NotStruck(f"{name} does not run")
     arena.dead.add(name)
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-p",
-        str(pid),
-        "-e",
-        f"trace={call}",
-        "-e",
-        f"inject={call}:{how}",
-    ]
+    trace = arena.cluster.folder / "run" / f"{name}.strace"
+    trace.write_bytes(b"")
+    which = ["-e", f"trace={call}", "-e", f"inject={call}:{how}"]
+    command = ["strace", "-f", "-qq", "-o", str(trace), "-p", str(pid), *which]
     tracer = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield trace
     finally:
         tracer.send_signal(signal.SIGTERM)
         with trio.CancelScope(shield=True):

@@ -107,7 +107,7 @@ class _Run:
         if self.arena.findings:
             return False
         if self.plan.cycles is not None:
-            return nemesis.struck() < self.plan.cycles
+            return not nemesis.has_struck(self.plan.cycles)
         return self.meter.now() < 60 * self.plan.minutes
 
     async def _move(self, rng: Random) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -106,6 +107,36 @@ def test_a_store_that_does_not_sync_is_found_by_a_disk_that_forgets(tmp_path: Pa
     outcome = played(tmp_path, watch=watch, faults="lost-writes", cycles=6, disks=(ForgetfulDisk,))
     assert outcome.verdict != PASSED
     assert any("illegal" in line or "server-1-0" in line for line in outcome.findings)
+
+
+SWALLOWS = """
+import sys
+from store.lmdb_engine import LmdbEngine
+from tools.serve import main
+committed = LmdbEngine._commit
+def commit(self, *args):
+    before = self._over
+    try:
+        committed(self, *args)
+    except Exception:
+        self._over = before
+LmdbEngine._commit = commit
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.system
+def test_a_peer_that_goes_on_after_a_failed_sync_is_a_violation(tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not here")
+
+    def watch(meter: Meter, arena: Arena) -> None:
+        for name in arena.names(1):
+            arena.cluster.process(name).program = ("-c", SWALLOWS)
+
+    outcome = played(tmp_path, watch=watch, faults="disk-error", cycles=12)
+    assert outcome.verdict != PASSED
+    assert any("it is still there" in line or "illegal" in line for line in outcome.findings), outcome.findings
 
 
 @pytest.mark.system
