@@ -22,7 +22,7 @@ from tools.bench.figures import quantile
 
 PROBES = 300
 PROBE_BYTES = 128
-PROBE_S = 1.0
+PROBE_S = 0.5
 """A probe ends after this long, however few samples it has by then."""
 MEMORY_FILES = ("tmpfs", "ramfs")
 
@@ -38,7 +38,7 @@ class DiskProbe:
 
 
 def probe_disk(folder: Path) -> DiskProbe:
-    """Probe the disk under `folder`; takes about 0.2 s, at most 2 s, and leaves nothing."""
+    """Probe the disk under `folder`; takes about 0.2 s, at most 1 s, and leaves nothing."""
     with tempfile.TemporaryDirectory(prefix="probe-", dir=folder) as place:
         syncs = _timed_syncs(Path(place) / "file")
         commits = _timed_commits(Path(place) / "env")

@@ -99,6 +99,7 @@ async def test_a_load_follows_a_leader_that_hands_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.system
 def test_told_to_end_it_leaves_no_process_and_no_directory(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.cli.main", "bench", "scale", "--parts", "idle", "--dir", str(tmp_path)]
     done = subprocess.Popen(command, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
