@@ -91,7 +91,7 @@ async def kill_in_change(arena: Arena, rng: Random) -> AsyncIterator[str]:
     groups = [name for name in arena.names() if name not in names]
     slowness = rng.uniform(0.1, 0.15)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_moves, arena, rng)
+        nursery.start_soon(random_move, arena, rng)
         arena.proxy.set_between(names, groups, Conditions(delay_s=(slowness, 2 * slowness)))
         try:
             victims = await _kill_some(arena, rng, names)
@@ -105,19 +105,13 @@ async def kill_in_change(arena: Arena, rng: Random) -> AsyncIterator[str]:
     yield text
 
 
-async def _moves(arena: Arena, rng: Random) -> None:
-    """One move after another; the last one is waited for."""
-    for _ in range(2):
-        await random_move(arena, rng)
-
-
 async def _kill_some(arena: Arena, rng: Random, names: list[str]) -> list[str]:
     leader = await arena.some_leader(0)
     way = rng.randrange(6)
     if way == 0:
         where = f"{rng.choice(IN_MOVES)}.{rng.choice(('begin', 'done'))}"
         arena.dead.add(leader)
-        if await arena.arm(leader, f"{where}=kill@{rng.randint(1, 2)}") and await arena.wait_dead(leader, 3.0):
+        if await arena.arm(leader, f"{where}=kill") and await arena.wait_dead(leader, 3.0):
             return [leader]
         await arena.disarm(leader, where)
     if not await _wait_change(arena, leader):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -36,6 +36,14 @@ _CODES = {"passed": 0, "violation": VIOLATION, "no convergence": NO_CONVERGENCE}
 @click.option("--no-moves", is_flag=True, help="Do not move shards all the while.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Where to.  [default: ./chaos-SEED]")
 @click.option("--list", "as_list", is_flag=True, help="The faults, what each needs, and whether that is here.")
+@click.option(
+    "--sum",
+    "reports",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="REPORT",
+    help="Play nothing: what these reports say together.",
+)
 @json_option
 def chaos(
     minutes: float | None,
@@ -49,6 +57,7 @@ def chaos(
     no_moves: bool,
     report: Path | None,
     as_list: bool,
+    reports: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Torment a cluster of real processes under load, and judge what its clients saw and what its disks hold.
@@ -62,7 +71,8 @@ def chaos(
     Exit codes: 0 nothing wrong, 1 a violation, 3 no cluster came up, 5 it did not come back after a fault.
     --json: verdict seed lasted_s controllers groups replicas clients findings cycles pairs missed skipped
     acknowledged_writes answered_reads failed moves latency_s seconds_without_a_write measured judged report; with --list
-    an object per fault: name kind what needs missing.
+    an object per fault: name kind what needs missing; with --sum the sums: verdict runs lasted_s acknowledged_writes
+    answered_reads failed moves seconds_without_a_write cycles pairs missed verdicts skipped measured findings.
     """
     from tools.chaos.faults import UnknownFault, chosen_faults
 
@@ -73,6 +83,8 @@ def chaos(
     if as_list:
         _list(chosen, as_json)
         return
+    if reports:
+        _sum(reports, as_json)
     if minutes is not None and cycles is not None:
         fail("one of --minutes and --cycles", USAGE)
     plan = _plan(minutes, cycles, seed, faults, clients, not no_moves, (peers, groups, replicas))
@@ -182,6 +194,37 @@ def _tell(outcome: Outcome, folder: Path, as_json: bool) -> None:
     for name, why in outcome.skipped.items():
         click.echo(f"  skipped: {name} {why}")
     click.echo(f"  {folder / 'report.html'}")
+
+
+def _sum(reports: tuple[Path, ...], as_json: bool) -> NoReturn:
+    from tools.chaos.totals import NoReport, totals
+
+    try:
+        found = totals(reports)
+    except NoReport as problem:
+        fail(str(problem), USAGE)
+    if as_json:
+        put_out(found)
+        sys.exit(0 if found["verdict"] == "passed" else VIOLATION)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in found["verdicts"].items())
+    click.echo(
+        f"{found['runs']} runs, {found['lasted_s'] / 60:.1f} minutes: {verdicts}; "
+        f"{found['acknowledged_writes']:.0f} writes acknowledged, {found['answered_reads']:.0f} reads, "
+        f"{found['failed']:.0f} without an answer, {found['moves']:.0f} moves"
+    )
+    from rich.table import Table
+
+    table = Table("fault or pair", "struck", "missed")
+    for name, count in {**found["cycles"], **found["pairs"]}.items():
+        table.add_row(name, str(count), str(found["missed"].get(name, "")))
+    put_table(table)
+    table = Table("measured", "count", "sum", "most")
+    for what, figures in found["measured"].items():
+        table.add_row(what, *(f"{figures[word]:g}" for word in ("count", "sum", "max")))
+    put_table(table)
+    for line in found["findings"]:
+        click.echo(f"  {line}")
+    sys.exit(0 if found["verdict"] == "passed" else VIOLATION)
 
 
 def _list(chosen: list[Any], as_json: bool) -> None:

@@ -16,7 +16,7 @@ from tools.chaos.kv_load import KvWorkload
 from tools.chaos.load import Client, Meter
 from tools.chaos.page import page
 from tools.chaos.places import ForgetfulDisk
-from tools.chaos.run import NO_CONVERGENCE, PASSED, VIOLATION, Outcome, Plan, run
+from tools.chaos.run import NO_CONVERGENCE, PASSED, VIOLATION, Outcome, Plan, run, summary
 from tools.checker.history import read_history
 from tools.cli.chaos import chaos
 from tools.cluster import Layout
@@ -155,12 +155,32 @@ def test_the_faults_are_listed_with_what_they_need() -> None:
     assert {row["kind"] for row in rows} == {"disk"} and all(row["needs"] for row in rows)
 
 
+def test_reports_are_summed_and_one_that_failed_fails_them_all(tmp_path: Path) -> None:
+    for name, verdict, cycles in (("a", PASSED, {"move": 2}), ("b", VIOLATION, {"move": 3, "kill-one": 1})):
+        outcome = Outcome(Plan(), verdict, ["something"] if verdict != PASSED else [], lasted_s=90.0)
+        outcome.tally.faults.update(cycles)
+        outcome.metrics["a wait"] = [float(len(cycles))]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(summary(outcome)))
+    one = CliRunner().invoke(chaos, ["--json", "--sum", str(tmp_path / "a")])
+    assert one.exit_code == 0 and json.loads(one.output)["verdict"] == "passed"
+    both = CliRunner().invoke(chaos, ["--json", "--sum", str(tmp_path / "a"), "--sum", str(tmp_path / "b")])
+    found = json.loads(both.output)
+    assert both.exit_code == 1
+    assert (found["runs"], found["lasted_s"], found["cycles"]) == (2, 180.0, {"kill-one": 1, "move": 5})
+    assert found["measured"] == {"a wait": {"count": 2, "sum": 3.0, "max": 2.0}}
+    assert found["findings"] == [f"{tmp_path / 'b'}: something"]
+    told = CliRunner().invoke(chaos, ["--sum", str(tmp_path / "a"), "--sum", str(tmp_path / "b")])
+    assert "2 runs, 3.0 minutes" in told.output and "kill-one" in told.output
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         (["--faults", "no-such"], "there is no fault 'no-such'"),
         (["--minutes", "1", "--cycles", "1"], "one of --minutes and --cycles"),
         (["--report", "."], "there is something already"),
+        (["--sum", "."], "no report of a run that is over"),
     ],
 )
 def test_a_wrong_call_is_told_in_a_line(words: list[str], text: str) -> None:
