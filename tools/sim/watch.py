@@ -28,6 +28,8 @@ class Watch:
         self.invariants = invariants
         self.groups: dict[int, GroupWitness] = {}
         self.cores: list[tuple[int, WatchedCore]] = []
+        self.latest: dict[tuple[int, PeerId], WatchedCore] = {}
+        """Of each peer of a group the core that it runs, or ran when it died."""
         self.promised: dict[tuple[int, PeerId], int] = {}
         """The latest term in which a peer of a group gave a promise: no restart may forget it."""
         self.steps = 0
@@ -43,6 +45,7 @@ class Watch:
         def make(me: PeerId, config: RaftConfig, restored: Restored, rng: Random, now: float) -> RaftCore:
             core = WatchedCore(self, gid, witness, disk, clock, me, config, restored, rng, now)
             self.cores.append((gid, core))
+            self.latest[gid, me] = core
             return core
 
         return make
@@ -88,6 +91,7 @@ class WatchedCore(RaftCore):
         self._watch = watch
         self._gid = gid
         self._told: tuple[str, int] = ("", 0)
+        self._led = 0
         self._witness = witness
         self._disk = MemoryEngine(disk)
         self._clock = clock
@@ -109,6 +113,9 @@ class WatchedCore(RaftCore):
             self._before = check_step(self._before, self)
             self._witness.observe(self)
             self._check_lease()
+            if isinstance(self.state.role, Leader) and self._led < self.state.term:
+                self._led = self.state.term
+                self._check_leases_of_others()
 
     # --- calls that change it --------------------------------------------------------------------------------------
 
@@ -189,6 +196,17 @@ class WatchedCore(RaftCore):
             wrong = f"it has applied {state.applied}, and its term starts at {role.term_start}"
         if wrong:
             raise InvariantBroken(f"peer {state.me} (term {state.term}) has a lease, but {wrong}")
+
+    def _check_leases_of_others(self) -> None:
+        """At the moment of an election: no older leader has a lease, on its own clock. One that has died had none either,
+        for those who elected know nothing of its death."""
+        for (gid, peer), other in self._watch.latest.items():
+            left_s = other.lease_until() - other._clock()
+            if gid == self._gid and other.state.term < self.state.term and left_s > 0:
+                elected = f"peer {self.state.me} is elected in term {self.state.term}"
+                raise InvariantBroken(
+                    f"{elected} while peer {peer} (term {other.state.term}) has a lease for {left_s:g} s"
+                )
 
     # --- promises against the disk ---------------------------------------------------------------------------------
 
