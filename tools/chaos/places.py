@@ -12,7 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -47,11 +50,15 @@ class SmallDisk(Place):
     kind = "small"
 
     @staticmethod
+    @cache
     def missing() -> str:
-        """Why there can be none here, "" if there can."""
+        """Why there can be none here, "" if there can. Tries it, once."""
         if os.geteuid() != 0:
             return "needs root, to mount a tmpfs"
-        return "" if shutil.which("mount") else "needs the program mount"
+        if not shutil.which("mount"):
+            return "needs the program mount"
+        with tempfile.TemporaryDirectory(prefix="shardkv-chaos-") as folder:
+            return _tried(SmallDisk(Path(folder) / "disk"), "needs the right to mount a tmpfs")
 
     async def mount(self) -> None:
         """See `Place`. Raises `OSError` where it is not allowed."""
@@ -97,13 +104,17 @@ class ForgetfulDisk(Place):
         self._process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
+    @cache
     def missing() -> str:
-        """Why there can be none here, "" if there can."""
+        """Why there can be none here, "" if there can. Tries it, once."""
         if importlib.util.find_spec("mfusepy") is None:
             return "needs the Python package mfusepy (pip install 'shardkv[chaos]')"
         if ctypes.util.find_library("fuse3") is None or shutil.which("fusermount3") is None:
             return "needs the Debian package fuse3"
-        return "" if os.access("/dev/fuse", os.R_OK | os.W_OK) else "needs /dev/fuse"
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            return "needs /dev/fuse"
+        with tempfile.TemporaryDirectory(prefix="shardkv-chaos-") as folder:
+            return _tried(ForgetfulDisk(Path(folder) / "disk"), "needs the right to mount a FUSE file system")
 
     async def mount(self) -> None:
         """See `Place`. Raises `OSError` if it does not come to be."""
@@ -148,6 +159,22 @@ class ForgetfulDisk(Place):
 
     def _lost(self) -> int:
         return int(os.getxattr(self.directory, "user.lost"))
+
+
+def _tried(place: Place, otherwise: str) -> str:
+    """Mount a place and unmount it, in a thread with a loop of its own; what to say if that does not work."""
+
+    async def once() -> str:
+        try:
+            await place.mount()
+        except OSError:
+            return otherwise
+        finally:
+            await place.unmount()
+        return ""
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(trio.run, once).result()
 
 
 async def _run(*command: str) -> None:
