@@ -46,11 +46,11 @@ def scale_grids(report: Report) -> Sequence[Grid]:
 
 
 def _slope(report: Report) -> str:
-    """What a million keys add, from the first and the last number of them."""
+    """What a million keys add, from the last two numbers of them: by then the log has the length that it keeps."""
     grown = [r for r in report.results if r["kind"] == "growth" and r["by"] == "keys" and r["count"]]
     if len(grown) < 2:
         return ""
-    first, last = grown[0], grown[-1]
+    first, last = grown[-2], grown[-1]
     per = [
         (_median(last, name) - _median(first, name)) / (last["count"] - first["count"]) * 1e6
         for name in ("memory_mb", "state_mb", "files_mb")
