@@ -139,7 +139,11 @@ async def _on_disks(arena: Arena, names: list[str]) -> dict[str, dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
 
     async def look(name: str) -> None:
-        found[name] = await trio.to_thread.run_sync(reader.peer_info, arena.cluster.folder / name)
+        try:
+            found[name] = await trio.to_thread.run_sync(reader.peer_info, arena.cluster.folder / name)
+        except reader.Unreadable as problem:
+            arena.findings.append(f"{name} was killed in a change, and inspect info cannot read it: {problem}")
+            found[name] = {"config": None, "config_committed": None}
 
     async with trio.open_nursery() as nursery:
         for name in names:

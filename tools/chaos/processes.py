@@ -11,7 +11,8 @@ import trio
 
 from tools.chaos.arena import Arena, has_own_clock, set_clock
 from tools.chaos.clocked_peer import SEEN_S
-from tools.chaos.faults import Fault, Kind
+from tools.chaos.faults import Fault, Kind, NotStruck
+from tools.cluster import ClusterError
 
 CLOCK_STEPS_S = (-86_400, -3_600, -5, 5, 3_600, 86_400)
 
@@ -109,7 +110,10 @@ async def rolling_restart(arena: Arena, rng: Random) -> AsyncIterator[str]:
     names = arena.names(gid)
     for name in rng.sample(names, len(names)):
         arena.dead.add(name)
-        await arena.cluster.stop(name)
+        try:
+            await arena.cluster.stop(name)
+        except ClusterError as error:
+            raise NotStruck(str(error)) from error  # it has ended by itself: the nemesis looks into that
         await arena.start([name])
         await arena.some_leader(gid)
     yield f"group {gid}"

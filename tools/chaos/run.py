@@ -93,7 +93,7 @@ class _Run:
         routes = await self.arena.proxy.join(CLIENT)
         async with trio.open_nursery() as nursery:
             for number in range(self.plan.clients):
-                nursery.start_soon(self.workload.work, self.client(f"c{number}", routes))
+                nursery.start_soon(self._work, self.client(f"c{number}", routes))
             if self.plan.moves and len(self.arena.gids) > 2:
                 nursery.start_soon(self._move, Random(f"{self.plan.seed} moves"))
             nemesis = Nemesis(self.arena, faults, self.plan.seed, self.meter.now, self._told)
@@ -102,6 +102,12 @@ class _Run:
             await trio.sleep(0.5)  # a moment of peace, so that the clients finish something
             nursery.cancel_scope.cancel()
         await self.arena.converge()
+
+    async def _work(self, client: Client) -> None:
+        try:
+            await self.workload.work(client)
+        except Exception as error:  # noqa: BLE001  # tidy: a workload may be anybody's; what it raises was found
+            self.arena.findings.append(f"client {client.name} ended: {error!r}")
 
     def _goes_on(self, nemesis: Nemesis) -> bool:
         if self.arena.findings:

@@ -139,6 +139,20 @@ def test_a_peer_that_goes_on_after_a_failed_sync_is_a_violation(tmp_path: Path) 
     assert any("it is still there" in line or "illegal" in line for line in outcome.findings), outcome.findings
 
 
+class Surprised(KvWorkload):
+    """Meets what it did not expect."""
+
+    async def work(self, client: Client) -> None:
+        raise AssertionError("a value that nobody wrote")
+
+
+@pytest.mark.system
+def test_what_a_workload_raises_is_a_violation(tmp_path: Path) -> None:
+    outcome = played(tmp_path, Surprised())
+    assert outcome.verdict == VIOLATION
+    assert any("a value that nobody wrote" in line for line in outcome.findings)
+
+
 @pytest.mark.system
 def test_a_peer_that_cannot_come_back_is_told_as_no_convergence(tmp_path: Path) -> None:
     def watch(meter: Meter, arena: Arena) -> None:
