@@ -54,7 +54,8 @@ def test_nothing_is_planted_too_late_or_where_the_text_is_not() -> None:
     [
         ("vote-before-its-save", "InvariantBroken"),
         ("acknowledged-before-its-save", "InvariantBroken"),
-        ("sessions-do-not-remember", "HistoryBroken"),
+        ("sessions-do-not-remember", "LedgerBroken"),
+        ("deadline-means-no", "HistoryBroken"),
     ],
 )
 def test_a_planted_bug_is_found_and_named(name: str, check: str) -> None:
