@@ -76,7 +76,12 @@ def test_an_entry_is_shown_within_ten_milliseconds_and_no_reader_stays(peer: Pat
 
 def test_it_ends_on_ctrl_c_with_exit_code_0(peer: Path) -> None:
     command = [sys.executable, "-m", "tools.cli.main", "inspect", "follow", str(peer), "--from", "9"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and so their children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(3)]
     assert lines[0].startswith("-- following") and " 9 " in lines[1] and " 10 " in lines[2]
