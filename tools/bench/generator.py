@@ -71,31 +71,46 @@ class Play:
 async def play(jobs: Sequence[Job], on_measuring: Callable[[], Awaitable[None]]) -> Play:
     """Run a generator per job at the same time. `on_measuring` is awaited when all have warmed up. Their processes are
     ended in every case. Raises `BenchError`."""
-    generators: list[Generator] = []
     played = Play()
-    longest = max(job.warm_up_s + job.measure_s for job in jobs)
+    failed: BenchError | None = None
     async with trio.open_nursery() as nursery:
-        for job in jobs:
+        generators: list[Generator] = []
+        for _ in jobs:
             process: trio.Process = await nursery.start(_run)
             generators.append(Generator(process))
-            await generators[-1].give(json.dumps(job.to_json()))
-        with trio.move_on_after(longest + GRACE_S) as scope:
-            for generator in generators:
-                await generator.wait("ready")
-            for generator in generators:
-                await generator.give("go")
-            if jobs[0].fill is None:
-                for generator in generators:
-                    await generator.wait("measuring")
-                await on_measuring()
-            for generator in generators:
-                said = await generator.wait("done")
-                if jobs[0].fill is None:
-                    played.add(said)
-        if scope.cancelled_caught:
-            raise BenchError(f"the load generator has not ended after {longest + GRACE_S:.0f} s")
+        try:
+            await _conduct(list(zip(generators, jobs, strict=True)), on_measuring, played)
+        except BenchError as error:  # raised behind the nursery, which would make a group of it
+            failed = error
         nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
     return played
+
+
+async def _conduct(
+    pairs: Sequence[tuple[Generator, Job]], on_measuring: Callable[[], Awaitable[None]], played: Play
+) -> None:
+    """Tell the generators their jobs, have them begin together, and take in what they say."""
+    longest = max(job.warm_up_s + job.measure_s for _, job in pairs)
+    measures = pairs[0][1].fill is None
+    for generator, job in pairs:
+        await generator.give(json.dumps(job.to_json()))
+    with trio.move_on_after(longest + GRACE_S) as scope:
+        for generator, _ in pairs:
+            await generator.wait("ready")
+        for generator, _ in pairs:
+            await generator.give("go")
+        if measures:
+            for generator, _ in pairs:
+                await generator.wait("measuring")
+            await on_measuring()
+        for generator, _ in pairs:
+            said = await generator.wait("done")
+            if measures:
+                played.add(said)
+    if scope.cancelled_caught:
+        raise BenchError(f"the load generator has not ended after {longest + GRACE_S:.0f} s")
 
 
 async def _run(task_status: trio.TaskStatus[trio.Process]) -> None:
