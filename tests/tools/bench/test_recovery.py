@@ -45,6 +45,7 @@ async def test_every_part_of_recovery_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.system
 async def test_a_group_is_killed_and_its_first_get_timed(tmp_path: Path) -> None:
     plan = Plan(keys=(50,), replicas=(1,), rounds=1, trials=1, parts=("restart", "fail-over"))
     report = await run_recovery(tmp_path, plan, lambda line: None)
