@@ -203,6 +203,7 @@ def test_a_fresh_checkout_is_set_up_once(machine: Machine, tiny: Path) -> None:
     assert machine.run("make", "setup", cwd=tiny) == (0, "")
 
 
+@pytest.mark.system  # pip is slow to start
 def test_two_set_ups_at_once_make_one_environment(machine: Machine, tiny: Path) -> None:
     both = [machine.start(machine.python, "tools/bootstrap.py", cwd=tiny) for _ in range(2)]
     outputs = sorted(process.communicate(timeout=COMMAND_LIMIT_S)[0] for process in both)
@@ -211,6 +212,7 @@ def test_two_set_ups_at_once_make_one_environment(machine: Machine, tiny: Path) 
     assert where_tiny_is(machine, tiny)
 
 
+@pytest.mark.system  # pip is slow to start
 def test_a_changed_pyproject_is_installed_into_the_same_environment(machine: Machine, tiny: Path) -> None:
     assert machine.set_up(tiny)[0] == 0
     before = made_at(tiny)
@@ -222,6 +224,7 @@ def test_a_changed_pyproject_is_installed_into_the_same_environment(machine: Mac
     assert made_at(tiny) == before
 
 
+@pytest.mark.system  # pip is slow to start
 def test_an_interrupted_set_up_is_made_again_from_nothing(machine: Machine, tiny: Path) -> None:
     assert machine.set_up(tiny)[0] == 0
     (tiny / ".venv/setup.json").write_text('{"state": "begun"}')
@@ -242,6 +245,7 @@ def test_a_damaged_stamp_counts_as_an_interrupted_set_up(tmp_path: Path, text: s
     assert checkout.read_stamp() == {"state": "begun"}
 
 
+@pytest.mark.system  # pip is slow to start
 def test_a_moved_checkout_is_made_again_even_from_inside(machine: Machine, tiny: Path) -> None:
     assert machine.set_up(tiny)[0] == 0
     moved = tiny.rename(tiny.with_name("moved"))
@@ -251,6 +255,7 @@ def test_a_moved_checkout_is_made_again_even_from_inside(machine: Machine, tiny:
     assert where_tiny_is(machine, moved) == str(moved / "src/tiny.py")
 
 
+@pytest.mark.system  # pip is slow to start
 def test_an_environment_of_somebody_else_is_used_and_not_deleted(machine: Machine, tiny: Path) -> None:
     code, output = machine.run(machine.python, "-m", "venv", "--without-pip", ".venv", cwd=tiny)
     assert code == 0, output
