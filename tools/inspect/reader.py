@@ -146,8 +146,12 @@ def ask(*arguments: str) -> Generator[dict[str, Any], None, None]:
         pipesize=PIPE_BYTES,
     )
     assert process.stdout is not None and process.stderr is not None
+    whole = True
     try:
         for line in process.stdout:
+            whole = line.endswith("\n")
+            if not whole:
+                break  # it died in the middle of a word
             answer = json.loads(line)
             if "error" in answer:
                 raise Unreadable(answer["error"], answer["exit"])
@@ -159,5 +163,5 @@ def ask(*arguments: str) -> Generator[dict[str, Any], None, None]:
         code = process.wait()
     if code < 0:
         raise Unreadable(f"reading it killed the reader with {signal.Signals(-code).name}: the file is damaged")
-    if code not in (0, CANNOT_OPEN):
+    if code not in (0, CANNOT_OPEN) or not whole:
         raise Unreadable(f"reading it failed: {said[-1] if said else f'exit code {code}'}: the file is damaged")
