@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def test_a_reader_that_is_killed_in_the_middle_of_a_word_is_told_in_one_line(tmp
     next(blocks)
     readers = set(children()) - before
     while any(state(reader) != "S" for reader in readers):  # until what they say fills their pipes: a word is cut then
-        time.sleep(0.01)
+        os.sched_yield()
     for reader in readers:
         os.kill(reader, signal.SIGKILL)
     with pytest.raises(Unreadable, match="killed the reader with SIGKILL"):
