@@ -2,7 +2,8 @@
 
 A turn of the loop: step what came in, propose what was submitted as few entries, start a read round for what wants to
 read, let time pass (only after the inbox is drained and the time was sampled anew, or a pause would become an
-election), then carry out the effects until there are none. Nothing in a turn waits for the disk.
+election), then carry out the effects until there are none. A turn waits for the
+disk in one place, `_carry_out_all`: for a commit that a fast disk does at once (see `store.writer`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from raftlog.machine import NotLeader, NotTaken, Operation, Outcome, Unknown, en
 from raftlog.messages import Envelope, ImageChunk, ImageReply, StateHash
 from raftlog.net.base import Transport
 from raftlog.node_values import NodeLimits as NodeLimits
-from raftlog.node_values import NodeStatus
+from raftlog.node_values import NodeStatus, Submitted, in_batches
 from raftlog.roles import Leader
 from raftlog.rsm import Rsm
 from raftlog.saves import Save
@@ -92,7 +93,7 @@ class Node:
         self.lease_reads = lease_reads
         self.trouble = trouble
         self._inbox: deque[Envelope] = deque()
-        self._submitted: list[tuple[Operation, Callable[[Outcome], Any]]] = []
+        self._submitted: list[Submitted] = []
         self._reads: list[_Read] = []
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
@@ -102,6 +103,7 @@ class Node:
         self._flush_due: float | None = None
         self._alarm = Alarm()
         self._ring: Callable[[], Any] = self._alarm.ring
+        self._in_turn = False
         self._stopping = False
         self._nursery: trio.Nursery | None = None
         self._role: tuple[bool, int, PeerId | None] = (False, 0, None)
@@ -259,6 +261,7 @@ class Node:
         return due if self._flush_due is None else min(due, self._flush_due)
 
     def _turn(self) -> None:
+        self._in_turn = True
         core = self.core
         for _ in range(min(len(self._inbox), self.limits.inbox_slice)):
             core.step(self._inbox.popleft(), self.clock())
@@ -270,27 +273,18 @@ class Node:
             now = self.clock()
             if now >= core.deadline():
                 core.on_time(now)
-        while effects := core.take():
-            self._carry_out(effects)
+        self._carry_out_all()
         if core.state.stalled:
             self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
         self._look_at_role()
         self._flush_behind()
+        self._in_turn = False
 
     def _propose(self) -> None:
         if not self._submitted:
             return
         submitted, self._submitted = self._submitted, []
-        limits = self.limits
-        batches: list[list[tuple[Operation, Callable[[Outcome], Any]]]] = [[]]
-        size = 0
-        for item in submitted:
-            grown = size + len(item[0].command) + 24
-            if batches[-1] and (len(batches[-1]) >= limits.batch_operations or grown > limits.batch_bytes):
-                batches.append([])
-                grown = len(item[0].command) + 24
-            batches[-1].append(item)
-            size = grown
+        batches = list(in_batches(submitted, self.limits))
         time_ms = self.wall_ms()
         proposals = [Proposal(encode_operations([op for op, _ in batch]), time_ms) for batch in batches]
         outcomes = self.core.propose_many(proposals, self.clock())
@@ -302,6 +296,14 @@ class Node:
                     done(refused)
             else:
                 self.rsm.expect(outcome, [op for op, _ in batch], [done for _, done in batch])
+
+    def _carry_out_all(self) -> None:
+        """All effects there are; what is to be sent leaves before the disk is asked (`Writer.settle`)."""
+        while True:
+            while effects := self.core.take():
+                self._carry_out(effects)
+            if not self.log.settle():
+                return
 
     def _carry_out(self, effects: Effects) -> None:
         if effects.events:
@@ -329,11 +331,12 @@ class Node:
 
     def _save(self, save: Save) -> None:
         journal, self._journal = self._journal, []
-        self.log.submit(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket), SAVE)
+        self.log.submit_soon(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket), SAVE)
 
     def _saved(self, ticket: int) -> None:
         self.core.saved(ticket, self.clock())
-        self._ring()
+        if not self._in_turn:
+            self._ring()
 
     def _answer(self, done: ReadDone) -> None:
         reads: list[_Read] = done.token

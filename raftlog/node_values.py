@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from raftlog.machine import Operation, Outcome
 from raftlog.rsm import FLUSH_BYTES
 from raftlog.types import LogId, Membership, Mode, PeerId, Role
 
@@ -61,3 +64,19 @@ class NodeStatus:
     log_bytes: int
     pending_bytes: int
     boot: int
+
+
+Submitted = tuple[Operation, Callable[[Outcome], Any]]
+"""An operation, and who is told what became of it."""
+
+
+def in_batches(submitted: Sequence[Submitted], limits: NodeLimits) -> Iterator[Sequence[Submitted]]:
+    """Cut what came in, in order, into what may stand in one entry each."""
+    first = size = 0
+    for number, (operation, _) in enumerate(submitted):
+        grown = size + len(operation.command) + 24
+        if number > first and (number - first >= limits.batch_operations or grown > limits.batch_bytes):
+            yield submitted[first:number]
+            first, grown = number, len(operation.command) + 24
+        size = grown
+    yield submitted[first:]

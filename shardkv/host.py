@@ -209,7 +209,7 @@ class PeerHost:
         self.mended = restored.mended
         for text in restored.mended:
             self.on_event({"event": "mended", "text": text})
-        self.log = ThreadWriter(self.log_engine, self._fatal, name="log")
+        self.log = ThreadWriter(self.log_engine, self._fatal, name="log", stall_s=spec.config.storage_stall_s)
         self.state = ThreadWriter(self.state_engine, self._fatal, name="state")
         self.rsm = Rsm(self.machine, self.state)
         with self.state_engine.read() as txn:

@@ -169,6 +169,16 @@ class Writer(Protocol):
         dropped silently."""
         ...
 
+    def submit_soon(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
+        """As `submit`, for a short job; the writer may keep it until `settle`, which must follow in the same turn of the
+        loop."""
+        ...
+
+    def settle(self) -> bool:
+        """Do now, on the loop's thread, what was kept. True if something was: it is durable, and its `on_done` has been
+        called."""
+        ...
+
     def fence(self) -> None:
         """No further job starts, no further `on_done` is called. Fences the engine too."""
         ...

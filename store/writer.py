@@ -1,8 +1,13 @@
 """The writer: one own thread per environment that runs write jobs in order.
 
 A job is a closure that runs between begin and commit; no write transaction spans an await, and none runs on the event
-loop, which never waits for an fsync. LMDB binds a write transaction to its thread, so it must be one thread of our own
+loop, which does not wait for an fsync. LMDB binds a write transaction to its thread, so it must be one thread of our own
 and not one of a pool. Outcomes come back through `TrioToken.run_sync_soon`, many at a time.
+
+There is one exception: a short job whose submitter would only wait for it (`submit_soon`) is done on the loop's thread
+while the disk is fast (`FAST_S`). Two switches between threads that both want the interpreter cost more than such a
+commit. While one is done on the loop the thread watches it: a disk that hangs there stops the loop, so it is the thread that
+says so.
 
 Law: outcomes are reported in order of submission, and nothing after the first failure. A job is not retried.
 """
@@ -13,30 +18,49 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, TypeVar
 
 import trio
 
-from store.engine import Engine, WriteTxn
+from store.engine import Engine, StoreError, WriteTxn
 from store.failpoints import UNNAMED, Step
 
 T = TypeVar("T")
 
 CLOSE_S = 5.0
 """How long `close` waits for the job in progress."""
+FAST_S = 0.001
+"""While the last commits took less than this on average, the disk is fast."""
+MEMORY = 16
+"""How many commits that average remembers, about. After a pause of 0.1 s it takes fifty fast ones to be fast again."""
+LOOK_S = 0.5
+"""How often the thread looks whether the loop still is at the same commit."""
 
 _Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], Step]
+
+
+class CommitHung(StoreError):
+    """A commit on the loop's thread does not return."""
 
 
 class ThreadWriter:
     """See the protocol `Writer`. Made inside `trio.run`; all its methods belong to the loop's thread.
 
     `on_fatal(exception)` is called once, on the loop's thread, when a job or its commit raised; writer and engine are
-    fenced by then, and the peer must die. A commit that never returns is not noticed here: watch `busy_since`
-    and `finished`.
+    fenced by then, and the peer must die. A commit that never returns on the thread is not noticed here: watch `busy_since`
+    and `finished`. With `stall_s`, what `submit_soon` takes is done on the loop's thread while the disk is fast; a commit
+    that does not return for so many seconds there is told to `on_fatal` on the writer's thread, for the loop stands still.
     """
 
-    def __init__(self, engine: Engine, on_fatal: Callable[[BaseException], Any], *, name: str = "writer") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_fatal: Callable[[BaseException], Any],
+        *,
+        name: str = "writer",
+        stall_s: float | None = None,
+    ) -> None:
         self._engine = engine
         self._on_fatal = on_fatal
         self._token = trio.lowlevel.current_trio_token()
@@ -48,6 +72,12 @@ class ThreadWriter:
         self._done: deque[tuple[Callable[[Any], Any], Any]] = deque()
         self._fenced = False
         self._closing = False
+        self._stall_s = stall_s
+        self._kept: _Job | None = None
+        self._here: int | None = None
+        """How many jobs were reported before the one that is being done on the loop's thread."""
+        self._commit_s = 0.0
+        """How long the last commits took on average."""
         self._drainers = trio.lowlevel.ParkingLot()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -71,26 +101,82 @@ class ThreadWriter:
         """See `Writer.submit`. After `close` it is dropped too."""
         if self._fenced or self._closing:
             return
+        self._pass_on()
         self._submitted.append(trio.current_time())
         self._jobs.put((job, on_done, step or UNNAMED))
+
+    def submit_soon(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
+        """See `Writer.submit_soon`."""
+        if self._stall_s is None or self._commit_s > FAST_S or self._submitted:
+            self.submit(job, on_done, step)
+        elif not (self._fenced or self._closing):
+            self._submitted.append(trio.current_time())
+            self._kept = (job, on_done, step or UNNAMED)
+
+    def settle(self) -> bool:
+        """See `Writer.settle`."""
+        item, self._kept = self._kept, None
+        if item is None or self._fenced or self._closing:
+            return False
+        self._here = self._reported
+        try:
+            result = self._do(item)
+        except Exception as error:  # noqa: BLE001  # tidy: as on the thread
+            self._fail(error)
+            return False
+        finally:
+            self._here = None
+        self._done.append((item[1], result))
+        self._report()
+        return True
+
+    def _pass_on(self) -> None:
+        """What was kept for the loop's thread goes to the writer's: another job comes behind it."""
+        if self._kept is not None:
+            self._jobs.put(self._kept)
+            self._kept = None
+
+    # --- on either thread ----------------------------------------------------------------------------------------
+
+    def _do(self, item: _Job) -> Any:
+        job, _, step = item
+        begun = perf_counter()
+        with self._engine.write() as txn:
+            step.begin.reach()
+            result = job(txn)
+            step.commit.reach()
+        step.done.reach()
+        self._commit_s += (perf_counter() - begun - self._commit_s) / MEMORY
+        return result
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (item := self._jobs.get()) is not None and not (self._closing or self._fenced):
-            job, on_done, step = item
+        while (item := self._next()) is not None and not (self._closing or self._fenced):
             try:
-                with self._engine.write() as txn:
-                    step.begin.reach()
-                    result = job(txn)
-                    step.commit.reach()
-                step.done.reach()
+                result = self._do(item)
             except BaseException as error:  # noqa: BLE001  # tidy: whatever stops a commit is fatal to the peer
                 self._call_soon(self._fail, error)
                 return
-            self._done.append((on_done, result))
+            self._done.append((item[1], result))
             if not self._call_soon(self._report):
                 return
+
+    def _next(self) -> _Job | None:
+        """The next job. Meanwhile, watch what the loop does itself."""
+        if self._stall_s is None:
+            return self._jobs.get()
+        seen, waited_s = None, 0.0
+        while True:
+            try:
+                return self._jobs.get(timeout=LOOK_S)
+            except queue.Empty:
+                here = self._here
+                waited_s = waited_s + LOOK_S if here is not None and here == seen else 0.0
+                seen = here
+                if waited_s >= self._stall_s:
+                    self._on_fatal(CommitHung(f"a commit has not returned for {waited_s:g} s: the disk hangs"))
+                    return None
 
     def _call_soon(self, call: Callable[..., Any], *args: Any) -> bool:
         """False if the loop has ended: then nobody is there to hear of it."""
@@ -123,6 +209,7 @@ class ThreadWriter:
         self._engine.fence()
         self._submitted.clear()
         self._done.clear()
+        self._kept = None
         self._jobs.put(None)
         self._drainers.unpark_all()
 

@@ -10,7 +10,7 @@ import trio
 
 from store.engine import Fenced, WriteTxn
 from store.memory_engine import MemoryDisk, MemoryEngine
-from store.writer import ThreadWriter
+from store.writer import CommitHung, ThreadWriter
 
 
 def made() -> tuple[ThreadWriter, MemoryEngine, list[BaseException]]:
@@ -99,4 +99,91 @@ async def test_the_thread_is_always_the_same() -> None:
         writer.submit(lambda txn: threading.get_ident(), threads.append)
         await writer.drain()
     assert len(set(threads)) == 1 and threads[0] != threading.get_ident()
+    writer.close()
+
+
+async def here() -> tuple[ThreadWriter, MemoryEngine, list[BaseException]]:
+    engine = MemoryEngine(MemoryDisk(("t",)))
+    fatal: list[BaseException] = []
+    return ThreadWriter(engine, fatal.append, stall_s=0.2), engine, fatal
+
+
+async def test_a_short_job_is_done_on_the_loops_thread_while_the_disk_is_fast() -> None:
+    writer, engine, fatal = await here()
+    threads: list[int] = []
+    writer.submit_soon(lambda txn: (put(1)(txn), threading.get_ident())[1], threads.append)
+    assert keys(engine) == [] and threads == [] and writer.busy_since is not None
+    assert writer.settle()
+    assert keys(engine) == [b"1"] and threads == [threading.get_ident()]
+    assert writer.busy_since is None and writer.finished == 1 and not fatal
+    assert not writer.settle()
+    writer.close()
+
+
+async def test_behind_another_job_and_before_another_job_the_order_is_kept() -> None:
+    writer, engine, _ = await here()
+    reported: list[int] = []
+    writer.submit(put(1), reported.append)
+    writer.submit_soon(put(2), reported.append)
+    assert not writer.settle(), "the thread is at work"
+    await writer.drain()
+    writer.submit_soon(put(3), reported.append)
+    writer.submit(put(4), reported.append)
+    assert not writer.settle(), "it went to the thread, before the other"
+    await writer.drain()
+    assert reported == [1, 2, 3, 4] and keys(engine) == [b"1", b"2", b"3", b"4"]
+    writer.close()
+
+
+async def test_a_slow_disk_is_left_to_the_thread_until_it_is_fast_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, _, _ = await here()
+    monkeypatch.setattr("store.writer.FAST_S", -1.0)
+    writer.submit_soon(put(0), lambda _: None)
+    writer.settle()
+    monkeypatch.setattr("store.writer.FAST_S", 0.0)
+    writer.submit_soon(put(1), lambda _: None)
+    assert not writer.settle()
+    await writer.drain()
+    monkeypatch.setattr("store.writer.FAST_S", 60.0)
+    writer.submit_soon(put(2), lambda _: None)
+    assert writer.settle()
+    writer.close()
+
+
+async def test_a_commit_that_hangs_on_the_loops_thread_is_fatal_though_the_loop_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("store.writer.LOOK_S", 0.02)
+    told = threading.Event()
+    fatal: list[tuple[BaseException, int]] = []
+
+    def die(error: BaseException) -> None:
+        fatal.append((error, threading.get_ident()))
+        told.set()
+
+    writer = ThreadWriter(MemoryEngine(MemoryDisk(("t",))), die, stall_s=0.2)
+    for number in range(3):
+        writer.submit_soon(put(number), lambda _: None)
+        assert writer.settle()
+    writer.submit_soon(lambda txn: told.wait(30), lambda _: None)
+    writer.settle()
+    ((error, thread),) = fatal
+    assert type(error) is CommitHung and "disk hangs" in str(error) and thread != threading.get_ident()
+    writer.close()
+
+
+async def test_what_fails_on_the_loops_thread_fences_and_is_not_reported() -> None:
+    writer, engine, fatal = await here()
+    reported: list[int] = []
+
+    def fail(txn: WriteTxn) -> int:
+        raise OSError(5, "Input/output error")
+
+    writer.submit_soon(fail, reported.append)
+    assert not writer.settle()
+    writer.submit_soon(put(1), reported.append)
+    assert not writer.settle()
+    assert reported == [] and [type(error) for error in fatal] == [OSError]
+    with pytest.raises(Fenced):
+        keys(engine)
     writer.close()

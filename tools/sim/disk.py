@@ -98,6 +98,14 @@ class SimWriter:
         if not self._running:
             self._begin()
 
+    def submit_soon(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
+        """See `Writer.submit_soon`: a commit takes its time here, so nothing is kept."""
+        self.submit(job, on_done, step)
+
+    def settle(self) -> bool:
+        """See `Writer.settle`."""
+        return False
+
     def _begin(self) -> None:
         self._running = True
         drawn = self._rng.uniform(*self.conditions.commit_s)
