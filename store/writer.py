@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 CLOSE_S = 5.0
 """How long `close` waits for the job in progress."""
-FAST_S = 0.001
+FAST_S = 0.002
 """While the last commits took less than this on average, the disk is fast."""
 MEMORY = 16
 """How many commits that average remembers, about. After a pause of 0.1 s it takes fifty fast ones to be fast again."""
