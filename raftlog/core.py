@@ -19,7 +19,6 @@ reads never wait for an fsync. The ordering laws:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any, assert_never
 
@@ -233,6 +232,14 @@ class RaftCore:
         else:
             state.reads_done.append(ReadDone(token, False))
 
+    def may_read_early(self) -> bool:
+        """What is read from the state machine now may be told once a read that was asked for before this moment is done:
+        this peer has applied all that it knows to be committed, its term's first entry among it. (If it still leads when
+        a later round is answered, nobody else has committed anything before now.)"""
+        state = self.state
+        role = state.role
+        return isinstance(role, Leader) and role.term_start <= state.commit == state.applied
+
     def lease_until(self) -> float:
         """A lease read is valid if, *after* the value was read, the time is below this. Minus infinity for never."""
         role = self.state.role
@@ -376,6 +383,8 @@ class RaftCore:
         if upto > state.handed and state.installing is None and state.durability.hard_durable and not state.refill:
             committed = state.log.slice(state.handed + 1, upto, state.config.take_bytes_max)
             state.handed = committed[-1].id.index
+        if save is None and not committed and not state.has_effects:
+            return NOTHING
         effects = Effects(
             save,
             tuple(state.outbox),
@@ -392,7 +401,7 @@ class RaftCore:
         state.image_wanted.clear()
         state.events.clear()
         state.truncated = None
-        return effects if effects else NOTHING
+        return effects
 
     def _begin_save(self) -> Save | None:
         state = self.state
@@ -412,5 +421,5 @@ class RaftCore:
         if with_log:
             durability.ends = state.log.id_at(covered)
             state.highest = max(state.highest, durability.ends)
-        hard = replace(state.hard, commit=min(state.commit, covered))
+        hard = state.hard(min(state.commit, covered))
         return durability.begin(hard, entries, with_log=with_log, last=last, now=state.now)

@@ -151,9 +151,12 @@ class ReplicatedStateMachine(Protocol):
         """Propose. `done` is called exactly once, possibly before `submit` returns; never blocks."""
         ...
 
-    def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
+    def when_readable(
+        self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any], *, early: bool = False
+    ) -> None:
         """Calls `read(view)` once a linearizable read may be made, and `done` with what it returned; or `done` alone
-        with why not. `view` is valid during the call only. (In two steps, because a lease is checked between them.)"""
+        with why not. `view` is valid during the call only. (In two steps, because a lease is checked between them.) With
+        `early` the value may be read, and kept, before it is known whether it may be told: for what is small."""
         ...
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,10 +27,11 @@ from raftlog.messages import Envelope, ImageChunk, ImageReply, StateHash
 from raftlog.net.base import Transport
 from raftlog.node_values import NodeLimits as NodeLimits
 from raftlog.node_values import NodeStatus, Submitted, in_batches
+from raftlog.reading import NodeReads
 from raftlog.roles import Leader
 from raftlog.rsm import Rsm
 from raftlog.saves import Save
-from raftlog.state import Effects, Event, ReadDone
+from raftlog.state import NOTHING, Effects, Event
 from raftlog.types import LogId, Membership, Mode, PeerId, Proposal
 from store.engine import ReadTxn, StoreError, Writer
 from store.failpoints import step
@@ -47,12 +47,6 @@ BACKGROUND_S = 0.01
 
 class StorageStalled(StoreError):
     """A save did not return within `storage_stall_s`."""
-
-
-@dataclass(slots=True)
-class _Read:
-    read: Callable[[ReadTxn], Any]
-    done: Callable[[Any], Any]
 
 
 class Node:
@@ -94,7 +88,7 @@ class Node:
         self.trouble = trouble
         self._inbox: deque[Envelope] = deque()
         self._submitted: list[Submitted] = []
-        self._reads: list[_Read] = []
+        self._reads = NodeReads(self)
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
         self._image_out = ImageSender(self)
@@ -192,7 +186,9 @@ class Node:
         self._ring()
         return None if isinstance(outcome, Refusal) else outcome
 
-    def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
+    def when_readable(
+        self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any], *, early: bool = False
+    ) -> None:
         """See `ReplicatedStateMachine.when_readable`."""
         if not self.is_leader():
             done(NotLeader(self.leader()))
@@ -202,7 +198,7 @@ class Node:
             if self.clock() < self.core.lease_until():  # sampled after the value was read
                 done(value)
                 return
-        self._reads.append(_Read(read, done))
+        self._reads.add(read, done, early=early)
         self._ring()
 
     def status(self) -> NodeStatus:
@@ -266,14 +262,13 @@ class Node:
         for _ in range(min(len(self._inbox), self.limits.inbox_slice)):
             core.step(self._inbox.popleft(), self.clock())
         self._propose()
-        if self._reads:
-            reads, self._reads = self._reads, []
-            core.read(reads, self.clock())
+        self._reads.ask()
         if not self._inbox:
             now = self.clock()
             if now >= core.deadline():
                 core.on_time(now)
         self._carry_out_all()
+        self._reads.make_early()
         if core.state.stalled:
             self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
         self._look_at_role()
@@ -300,7 +295,7 @@ class Node:
     def _carry_out_all(self) -> None:
         """All effects there are; what is to be sent leaves before the disk is asked (`Writer.settle`)."""
         while True:
-            while effects := self.core.take():
+            while (effects := self.core.take()) is not NOTHING:
                 self._carry_out(effects)
             if not self.log.settle():
                 return
@@ -318,7 +313,7 @@ class Node:
             self.rsm.apply(effects.committed, self.core.state.log.membership_at)
             self.core.applied(effects.committed[-1].id.index)
         for read in effects.reads:
-            self._answer(read)
+            self._reads.answer(read)
         for envelope in effects.images:
             self._on_image(envelope)
         for peer in effects.image_wanted:
@@ -337,14 +332,6 @@ class Node:
         self.core.saved(ticket, self.clock())
         if not self._in_turn:
             self._ring()
-
-    def _answer(self, done: ReadDone) -> None:
-        reads: list[_Read] = done.token
-        for read in reads:
-            if done.ready:
-                read.done(read.read(self.rsm.view))
-            else:
-                read.done(NotLeader(self.leader()))
 
     # --- flush and purge -----------------------------------------------------------------------------------------
 
@@ -489,7 +476,5 @@ class Node:
         for _, done in self._submitted:
             done(NotTaken("the peer stops"))
         self._submitted.clear()
-        for read in self._reads:
-            read.done(Unknown("the peer stops"))
-        self._reads.clear()
+        self._reads.close()
         self.rsm.close()

@@ -108,10 +108,10 @@ class CoreState:
     def membership(self) -> Membership:
         return self.log.membership
 
-    @property
-    def hard(self) -> HardState:
+    def hard(self, commit: int) -> HardState:
+        """What a save has to keep, with this commit index."""
         ends = self.durability.ends
-        return HardState(self.term, self.vote, self.commit, self.mode, self.recover_to, self.highest, ends)
+        return HardState(self.term, self.vote, commit, self.mode, self.recover_to, self.highest, ends)
 
     @property
     def electable(self) -> bool:
@@ -156,6 +156,18 @@ class CoreState:
     def mark(self, name: str) -> None:
         """A rare branch was reached: simulations count these ("sometimes" marks)."""
         self.rare[name] = self.rare.get(name, 0) + 1
+
+    @property
+    def has_effects(self) -> bool:
+        """Something waits to be taken out."""
+        return bool(
+            self.outbox
+            or self.reads_done
+            or self.events
+            or self.images
+            or self.image_wanted
+            or self.truncated is not None
+        )
 
     # --- moves ---------------------------------------------------------------------------------------------------
 

@@ -112,7 +112,9 @@ class KvServer:
 
         self.writer.submit(job, committed, WRITE)
 
-    def when_readable(self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any]) -> None:
+    def when_readable(
+        self, read: Callable[[ReadTxn], T], done: Callable[[T | NotLeader | Unknown], Any], *, early: bool = False
+    ) -> None:
         """See `ReplicatedStateMachine.when_readable`: at once, from the last commit, which holds every reply given."""
         with self.writer.engine.read() as txn:
             value = read(txn)

@@ -82,7 +82,7 @@ class GroupServer:
                     request.reply(found)
 
         method, args = request.method, request.args
-        self.group.when_readable(lambda view: self.machine.read(view, method, args), answer)
+        self.group.when_readable(lambda view: self.machine.read(view, method, args), answer, early=method == Method.GET)
 
     def _write(self, request: Request) -> None:
         try:

@@ -177,6 +177,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "read-early-before-the-noop",
+        "raftlog/reading.py; paper, section 8",
+        "a new leader reads while its round is out before it knows what its predecessors committed, and tells it after it",
+        (
+            Edit(
+                "raftlog.core",
+                "isinstance(role, Leader) and role.term_start <= state.commit == state.applied",
+                "isinstance(role, Leader)",
+            ),
+        ),
+    ),
+    Mutant(
         "read-before-it-is-applied",
         "thesis, 6.4",
         "a confirmed read is answered from a state that is behind its index",
