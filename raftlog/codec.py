@@ -15,6 +15,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 from typing import Any
 
 import cbor2
@@ -70,6 +71,7 @@ def _no_tag(*found: Any) -> Any:
 _NO_TAGS = dict.fromkeys((*range(64), 100, 256, 258, 260, 261, 1004, 43000, 55799), _no_tag)
 """Every tag that cbor2 would decode by itself; `tag_hook` gets all others."""
 
+_UINT_8, _UINT_16, _UINT_32, _UINT_64 = Struct(">BB"), Struct(">BH"), Struct(">BI"), Struct(">BQ")
 _TWO_ITEMS = b"\x82"
 _MARK = hash("the end of a value").to_bytes(8, "big", signed=True)
 """Python keys the hashes of strings with a random number per process."""
@@ -79,6 +81,17 @@ _MARK_ENCODED = cbor2.dumps(_MARK)
 def dumps(value: Any) -> bytes:
     """Canonical enough: equal values of arrays, ints (64 bits), bytes, str, bool and None give equal bytes."""
     return cbor2.dumps(value)
+
+
+def dumps_uint(value: int) -> bytes:
+    """What `dumps` gives for an integer that is not negative, sooner."""
+    if value < 24:
+        return value.to_bytes(1)
+    if value < 1 << 8:
+        return _UINT_8.pack(0x18, value)
+    if value < 1 << 16:
+        return _UINT_16.pack(0x19, value)
+    return _UINT_32.pack(0x1A, value) if value < 1 << 32 else _UINT_64.pack(0x1B, value)
 
 
 def loads(data: bytes) -> Any:

@@ -241,9 +241,14 @@ class Sessions:
             txn.put(ORDER, scope + u64(tick) + key[-8:], b"")
         else:
             acked_below = max(known.session.acked_below, op.acked_below)
-            replies = [pair for pair in known.session.replies if pair[0] >= acked_below]
-            insort(replies, (op.seq, reply))
-            session = Session(tick, known.session.horizon, acked_below, tuple(replies))
+            replies = known.session.replies
+            if not replies or replies[-1][0] < acked_below:
+                replies = ((op.seq, reply),)
+            else:
+                kept = [pair for pair in replies if pair[0] >= acked_below]
+                insort(kept, (op.seq, reply))
+                replies = tuple(kept)
+            session = Session(tick, known.session.horizon, acked_below, replies)
             total -= known.hash
         payload = encode_session(session)
         digest = _hash(key[-8:], payload)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -37,9 +38,13 @@ MAX_NUM = (1 << 23) - 1
 NOBODY = 0
 """The "group" of a shard that has no owner."""
 
+KNOWN_KEYS = 1 << 14
+"""Of so many keys the shard is remembered: to work it out takes longer than to look it up."""
+
 _KEYS = ("Num", "Shards", "Groups")
 
 
+@lru_cache(KNOWN_KEYS)
 def shard_of(key: bytes, shards: int) -> int:
     """The shard of `key` among `shards`: FNV-1a, 32 bits, modulo their number."""
     found = 0x811C9DC5

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from raftlog import sessions
-from raftlog.codec import CodecError, array, dumps
+from raftlog.codec import CodecError, array, dumps, dumps_uint
 from raftlog.machine import Refusal
 from raftlog.types import LogId
 from shardkv import kv
@@ -48,6 +48,8 @@ Control = Freeze | InstallChunk | Install | DeleteShard
 
 _DESCRIBED = (State.SERVING, State.FROZEN)
 _SMALL = frozenset(bytes((tag,)) for tag in (Tag.DELETE, Tag.FREEZE, Tag.INSTALL, Tag.DELETE_SHARD))
+_ONE_LONGER = {head: bytes((head + 1,)) for head in range(0x80, 0x97)}
+"""By the head of a CBOR array of less than 23 items, that of an array with one more."""
 _WORDS = {
     Refusal.ACKNOWLEDGED: "the client has acknowledged this operation already",
     Refusal.WINDOW_FULL: "too many operations of the client are open",
@@ -73,6 +75,14 @@ class _Decoded(NamedTuple):
     shard: int
 
 
+class _Place(NamedTuple):
+    """A shard's record, as it is stored and as it is read, and the scope of its incarnation."""
+
+    payload: bytes
+    record: ShardRecord
+    scope: bytes
+
+
 class VersionedMachine:
     """A `StateMachine` of versioned rows in shards. Below it: who owns a shard, and how it changes hands."""
 
@@ -80,7 +90,7 @@ class VersionedMachine:
 
     def __init__(self) -> None:
         self._last = _Decoded(b"", CodecError("no command"), 0)
-        self._records: dict[int, tuple[bytes, ShardRecord]] = {}
+        self._places: dict[int, _Place] = {}
 
     # --- what differs ------------------------------------------------------------------------------------------------
 
@@ -108,8 +118,8 @@ class VersionedMachine:
         _, found, shard = self._decode(txn, command)
         if not isinstance(found, Put | Delete):
             return None
-        record = self.record(txn, shard)
-        return scope_of(shard, record) if record.state is State.SERVING else None
+        _, record, scope = self._place(txn, shard)
+        return scope if record.state is State.SERVING else None
 
     def apply(self, txn: WriteTxn, command: bytes, at: LogId) -> bytes:
         """See `StateMachine.apply`. The reply is one of `commands`, without a tick."""
@@ -118,13 +128,13 @@ class VersionedMachine:
             return dumps(bad_request(found))
         if not isinstance(found, Put | Delete):
             return dumps(self.control(txn, found))
-        record = self.record(txn, shard)
+        _, record, scope = self._place(txn, shard)
         if record.state is not State.SERVING:
             return dumps(wrong_group(record))
         if isinstance(found, Put):
-            reply, after = kv.put(txn, scope_of(shard, record), record, found)
+            reply, after = kv.put(txn, scope, record, found)
         else:
-            reply, after = kv.delete(txn, scope_of(shard, record), record, found)
+            reply, after = kv.delete(txn, scope, record, found)
         if after is not record:
             self.put_record(txn, shard, after)
         return dumps(reply)
@@ -138,7 +148,7 @@ class VersionedMachine:
         """The reply's array with the tick as one more item. An array of less than 23 items has its length in the
         first byte, so nothing is decoded for it."""
         assert 0x80 <= reply[0] < 0x97, f"a reply that begins with byte {reply[0]:#x} is no short array"
-        return bytes((reply[0] + 1,)) + reply[1:] + dumps(tick)
+        return b"".join((_ONE_LONGER[reply[0]], reply[1:], dumps_uint(tick)))
 
     def refuse(self, why: Refusal, tick: int) -> bytes:
         """See `StateMachine.refuse`."""
@@ -193,10 +203,10 @@ class VersionedMachine:
     def get(self, txn: ReadTxn, key: Any) -> list[Any]:
         """The reply to GET. Raises `CodecError` for what is no key."""
         shard = shard_of(checked_key(key), self.shard_count(txn))
-        record = self.record(txn, shard)
+        _, record, scope = self._place(txn, shard)
         if record.state is not State.SERVING:
             return wrong_group(record)
-        return kv.get(txn, scope_of(shard, record), key)
+        return kv.get(txn, scope, key)
 
     def get_many(self, txn: ReadTxn, keys: Any) -> list[Any]:
         """The reply to GET_MANY. Raises `CodecError`."""
@@ -244,21 +254,24 @@ class VersionedMachine:
 
     def record(self, txn: ReadTxn, shard: int) -> ShardRecord:
         """The shard's record in this view."""
+        return self._place(txn, shard).record
+
+    def _place(self, txn: ReadTxn, shard: int) -> _Place:
         payload = txn.get(SHARDS, u16(shard))
         if payload is None:
-            return self.missing()
-        known = self._records.get(shard)
-        if known is not None and known[0] == payload:
-            return known[1]
-        record = decode_record(shard, payload)
-        self._records[shard] = (payload, record)
-        return record
+            missing = self.missing()
+            return _Place(b"", missing, scope_of(shard, missing))
+        known = self._places.get(shard)
+        if known is None or known.payload != payload:
+            record = decode_record(shard, payload)
+            self._places[shard] = known = _Place(payload, record, scope_of(shard, record))
+        return known
 
     def put_record(self, txn: WriteTxn, shard: int, record: ShardRecord) -> None:
         """Store the shard's record."""
         payload = encode_record(record)
         txn.put(SHARDS, u16(shard), payload)
-        self._records[shard] = (payload, record)
+        self._places[shard] = _Place(payload, record, scope_of(shard, record))
 
     def checked_shard(self, txn: ReadTxn, shard: Any) -> int:
         """`shard` if there is one of that number. Raises `CodecError`."""

@@ -120,14 +120,13 @@ class Overlay:
             last = self.last(table)
             if last is not None and key <= last[0]:
                 raise StoreError(f"append to {table!r}: key {key.hex()} is not above the last, {last[0].hex()}")
-        self._write(table, key, payload)
-
-    def _write(self, table: str, key: bytes, payload: bytes | None) -> None:
         try:
-            layer = self._active[table]
+            self._active_bytes += self._active[table].put(key, payload)
         except KeyError:
             raise self._no_table(table) from None
-        self._active_bytes += layer.put(key, payload)
+
+    def _write(self, table: str, key: bytes, payload: bytes | None) -> None:
+        self._active_bytes += self._active[table].put(key, payload)
 
     def delete(self, table: str, key: bytes) -> bool:
         """See `WriteTxn.delete`."""
