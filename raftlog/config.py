@@ -39,6 +39,9 @@ class RaftConfig:
     """A leader with more bytes than this above its commit index refuses proposals."""
     take_bytes_max: int = 4 << 20
     """Bounds what one `take()` hands out to be saved and to be applied, each (always at least one entry)."""
+    read_hedge_s: float = 0.02
+    """A read round asks as many peers as make a quorum with the leader; unanswered for this long it asks all. At most a
+    heartbeat."""
     reads_max: int = 8192
     """The most reads that wait at a leader."""
     read_rounds_max: int = 16
@@ -60,6 +63,7 @@ class RaftConfig:
             (self.window_messages >= 1, "window_messages must be at least 1"),
             (self.window_bytes >= self.append_bytes_max, "window_bytes must be at least append_bytes_max"),
             (self.uncommitted_bytes_max >= MAX_ENTRY_BYTES, "uncommitted_bytes_max must hold one largest entry"),
+            (0 < self.read_hedge_s <= self.heartbeat_s, "read_hedge_s must be in (0, heartbeat_s]"),
             (self.reads_max >= 1 and self.read_rounds_max >= 1, "reads_max and read_rounds_max must be at least 1"),
         )
         for holds, text in relations:

@@ -67,7 +67,7 @@ class RaftCore:
             due = min(stalled, state.now + state.config.election_min_s)  # so that `state.at` can tell when nobody ran
         match state.role:
             case Leader() as leader:
-                due = min(due, leader.next_heartbeat)
+                due = min(due, leader.next_heartbeat, leader.hedge_due(state.config.read_hedge_s))
                 since = state.durability.in_flight_since
                 if since is not None and state.now < since + state.config.storage_slow_s:  # later: at each heartbeat
                     due = min(due, since + state.config.storage_slow_s)
@@ -96,6 +96,8 @@ class RaftCore:
                     state.mark("transfer timed out")
                 if now >= leader.next_heartbeat:
                     leading.on_heartbeat_time(state, leader, now)
+                else:
+                    leading.hedge_reads(state, leader, now)
             case Follower() | Candidate():
                 if state.may_lead and now >= state.election_deadline and elections.campaign(state, now):
                     elections.campaign(state, now, pre=False)

@@ -240,16 +240,22 @@ def _new_context(leader: Leader, now: float) -> int:
     leader.context += 1
     leader.context_sent[leader.context] = now
     oldest = min((p.context for p in leader.progress.values()), default=leader.context)
-    for context in [c for c in leader.context_sent if c <= oldest or c < leader.context - 64]:
-        del leader.context_sent[context]
+    forget = max(oldest, leader.context - 65)
+    while leader.context_sent and (first := next(iter(leader.context_sent))) <= forget:
+        del leader.context_sent[first]
     return leader.context
 
 
-def broadcast(state: CoreState, leader: Leader, now: float) -> None:
-    """One heartbeat round. It carries commit as far as each peer holds the log, so nothing unknown is committed."""
-    context = _new_context(leader, now)
-    for peer, progress in sorted(leader.progress.items()):
+def _send_heartbeats(state: CoreState, to: list[tuple[PeerId, Progress]], context: int) -> None:
+    """They carry commit as far as each peer holds the log, so nothing unknown is committed."""
+    for peer, progress in to:
         state.send(peer, Heartbeat(state.term, min(state.commit, progress.match), context))
+
+
+def broadcast(state: CoreState, leader: Leader, now: float) -> None:
+    """One heartbeat round to everybody."""
+    leader.context_for_all = _new_context(leader, now)
+    _send_heartbeats(state, sorted(leader.progress.items()), leader.context)
 
 
 def on_heartbeat_time(state: CoreState, leader: Leader, now: float) -> None:
@@ -274,9 +280,32 @@ def begin_round(state: CoreState, leader: Leader, now: float) -> None:
     if len(leader.rounds) >= state.config.read_rounds_max:
         return
     tokens, leader.queued = leader.queued, []
-    broadcast(state, leader, now)
-    leader.rounds.append(ReadRound(leader.context, state.commit, tokens))
+    asked = _enough_voters(state, leader, now)
+    if asked is None:
+        broadcast(state, leader, now)
+    else:
+        _send_heartbeats(state, asked, _new_context(leader, now))
+    leader.rounds.append(ReadRound(leader.context, state.commit, now, tokens))
     confirm_reads(state, leader)
+
+
+def _enough_voters(state: CoreState, leader: Leader, now: float) -> list[tuple[PeerId, Progress]] | None:
+    """As many voters as make a quorum with this one, those heard last, in order; None if not so many were heard lately."""
+    since = now - 2 * state.config.heartbeat_s
+    membership = state.membership
+    wanted = membership.quorum - membership.is_voter(state.me)
+    heard = [(-p.heard, -p.match, peer) for peer, p in leader.progress.items() if p.may_lead(since)]
+    heard = sorted(item for item in heard if membership.is_voter(item[2]))
+    if len(heard) < wanted:
+        return None
+    return [(peer, leader.progress[peer]) for peer in sorted(peer for _, _, peer in heard[:wanted])]
+
+
+def hedge_reads(state: CoreState, leader: Leader, now: float) -> None:
+    """Whoever was asked whether this peer still leads does not answer: ask everybody."""
+    if now >= leader.hedge_due(state.config.read_hedge_s):
+        state.mark("read hedged")
+        broadcast(state, leader, now)
 
 
 def confirm_reads(state: CoreState, leader: Leader) -> None:

@@ -81,10 +81,11 @@ class Progress:
 
 @dataclass(slots=True)
 class ReadRound:
-    """Reads that share one heartbeat round. Confirmed once a quorum has answered `context`."""
+    """Reads that share one heartbeat round, begun at `begun`. Confirmed once a quorum has answered `context`."""
 
     context: int
     index: int
+    begun: float
     tokens: list[Any]
 
 
@@ -115,6 +116,8 @@ class Leader:
     next_heartbeat: float
     context: int = 0
     context_sent: dict[int, float] = field(default_factory=dict)
+    context_for_all: int = 0
+    """The last one that every peer was sent."""
     queued: list[Any] = field(default_factory=list)
     rounds: deque[ReadRound] = field(default_factory=deque)
     confirmed: deque[ReadRound] = field(default_factory=deque)
@@ -124,6 +127,12 @@ class Leader:
     """TransferNow is on its way; asked again with the next heartbeat round, for it may be lost."""
     transfer_sent: bool = False
     """It was sent at least once in this term: no lease any more."""
+
+    def hedge_due(self, hedge_s: float) -> float:
+        """When the oldest read round is to ask everybody; infinity for never: it has, or there is none."""
+        if not self.rounds or self.rounds[0].context <= self.context_for_all:
+            return float("inf")
+        return self.rounds[0].begun + hedge_s
 
     def waiting_reads(self) -> int:
         return len(self.queued) + sum(len(r.tokens) for r in (*self.rounds, *self.confirmed))

@@ -3,6 +3,7 @@
     cluster 3 [log 1 1 2]   peers 0..2, optionally all with entries of these terms beside the bootstrap entry
     timeout 0               let time pass until peer 0's election time-out, and fire it
     tick 0                  let a heartbeat's time pass at peer 0
+    look 0                  peer 0 does what is due by now
     pass 0.7                let time pass (seconds), nobody does anything
     deliver 0->1            deliver what waits from 0 to 1; `deliver all` until nothing moves
     drop 0->1               lose what waits
@@ -99,6 +100,10 @@ class Script:
 
     def tick(self, peer: str) -> None:
         self.now += RaftConfig().heartbeat_s
+        self.core(peer).on_time(self.now)
+        self.settle(int(peer))
+
+    def look(self, peer: str) -> None:
         self.core(peer).on_time(self.now)
         self.settle(int(peer))
 

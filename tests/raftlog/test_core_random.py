@@ -101,7 +101,7 @@ def test_stable_raised_over_a_truncation_is_found(monkeypatch: pytest.MonkeyPatc
 
     original = Durability.truncated
     monkeypatch.setattr(Durability, "truncated", truncated)
-    assert found_within(20, first=85) is not None  # rare: the first seed that finds it is 90
+    assert found_within(20, first=20) is not None  # rare: the first seed that finds it is 27
 
 
 def test_committing_an_older_term_by_counting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
