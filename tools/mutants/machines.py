@@ -66,10 +66,10 @@ MUTANTS = (
             Edit(
                 "shardkv.kvmachine",
                 "        shard = shard_of(checked_key(key), self.shard_count(txn))\n"
-                "        record = self.record(txn, shard)\n"
+                "        _, record, scope = self._place(txn, shard)\n"
                 "        if record.state is not State.SERVING:",
                 "        shard = shard_of(checked_key(key), self.shard_count(txn))\n"
-                "        record = self.record(txn, shard)\n"
+                "        _, record, scope = self._place(txn, shard)\n"
                 "        if record.state not in (State.SERVING, State.FROZEN):",
             ),
         ),
@@ -81,8 +81,8 @@ MUTANTS = (
         (
             Edit(
                 "shardkv.kvmachine",
-                "        record = self.record(txn, shard)\n        if record.state is not State.SERVING:\n            return dumps(wrong_group(record))",
-                "        record = self.record(txn, shard)\n        if record.state not in (State.SERVING, State.FROZEN):\n            return dumps(wrong_group(record))",
+                "        if record.state is not State.SERVING:\n            return dumps(wrong_group(record))",
+                "        if record.state not in (State.SERVING, State.FROZEN):\n            return dumps(wrong_group(record))",
             ),
         ),
     ),
