@@ -50,10 +50,14 @@ def decode_operations(data: bytes) -> list[Operation]:
     found = []
     for item in array(loads(data)):
         client, seq, acked_below, as_of, command = array(item, 5)
-        for number in (client, seq, acked_below, as_of):
-            if type(number) is not int or not 0 <= number < _NUMBERS:
-                raise CodecError(f"no operation: {item!r:.60}")
-        if type(command) is not bytes:
+        if not (
+            type(client) is type(seq) is type(acked_below) is type(as_of) is int
+            and 0 <= client < _NUMBERS
+            and 0 <= seq < _NUMBERS
+            and 0 <= acked_below < _NUMBERS
+            and 0 <= as_of < _NUMBERS
+            and type(command) is bytes
+        ):
             raise CodecError(f"no operation: {item!r:.60}")
         found.append(Operation(client, seq, acked_below, as_of, command))
     return found
