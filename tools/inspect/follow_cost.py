@@ -3,6 +3,7 @@
 A cluster of one group puts as fast as `CLIENTS` clients can; windows with `inspect follow` on the leader's directory, entries
 shown and thrown away, alternate with windows without, the first of a pair in turn. Per window: CPU seconds of the leader's
 process per acknowledged put. What the follower itself uses is told apart: another process, on another core if there is one.
+Before that: how long after its transaction an entry is shown, by a follower of a log that is written to now and then.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 
 import trio
 
 import shardkv
+from raftlog.durable import LOG_TABLES, append_entries
 from shardkv.errors import KvError
+from store.lmdb_engine import LmdbEngine
 from tools.bench.usage import usage
 from tools.cluster import Layout, LocalCluster
+from tools.inspect.long_log import entries, make_long_log
+from tools.inspect.reader import ask
 
 CLIENTS = 16
 PAIRS = 10
 WINDOW_S = 2.0
+ENTRIES = 200
 WARM_S = 0.5
 """A window is preceded by this much, with or without the follower: its start is not measured."""
 
@@ -105,6 +112,23 @@ async def measure(folder: Path, pairs: int, seconds: float) -> list[tuple[Window
     return found
 
 
+def delays_s(folder: Path) -> list[float]:
+    """From the end of an entry's transaction until it is shown, one after another."""
+    make_long_log(folder, 10)
+    log = LmdbEngine.open(folder / "log", LOG_TABLES, None)
+    found = []
+    with closing(row for row in ask("follow", "-", str(folder)) if row.get("event") != "idle") as rows:
+        next(rows)  # that it follows
+        for entry in entries(first=12, count=ENTRIES):
+            with log.write() as txn:
+                append_entries(txn, [entry])
+            done = perf_counter()
+            next(rows)
+            found.append(perf_counter() - done)
+    log.close()
+    return sorted(found)
+
+
 def report(pairs: list[tuple[Window, Window]]) -> list[str]:
     """The pairs, and what they come to."""
     lines = ["pair   alone us/put   followed us/put   ratio   follower us/put   puts/s alone, followed"]
@@ -126,6 +150,10 @@ def main(arguments: list[str]) -> None:
     pairs = int(arguments[0]) if arguments else PAIRS
     seconds = float(arguments[1]) if len(arguments) > 1 else WINDOW_S
     with TemporaryDirectory(prefix="shardkv-follow-") as folder:
+        late = delays_s(Path(folder) / "log")
+        print(
+            f"an entry is shown {late[len(late) // 2] * 1e3:.1f} ms after its transaction (median), p99 {late[-3] * 1e3:.1f}"
+        )
         print("\n".join(report(trio.run(measure, Path(folder) / "c", pairs, seconds))))
 
 

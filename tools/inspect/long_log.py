@@ -24,7 +24,7 @@ TERM = 2
 BEGIN_MS = 1_700_000_000_000
 
 
-def make_long_log(directory: Path, entries: int) -> None:
+def make_long_log(directory: Path, count: int) -> None:
     """Make `directory`, with so many entries behind the first. Raises `CannotOpen` if it exists."""
     cluster = bytes(16)
     LmdbEngine.create(
@@ -33,18 +33,19 @@ def make_long_log(directory: Path, entries: int) -> None:
     LmdbEngine.create(directory / "log", LOG_TABLES, Stamp("log", cluster, 1, 0, 1), lambda txn: fill_log(txn, MEMBERS))
     engine = LmdbEngine.open(directory / "log", LOG_TABLES, None)
     try:
-        made = _entries(entries)
+        made = entries(2, count)
         while batch := list(islice(made, BATCH_ROWS)):
             with engine.write() as txn:
                 append_entries(txn, batch)
         with engine.write() as txn:
-            write_hard(txn, HardState(TERM, 0, entries + 1))
+            write_hard(txn, HardState(TERM, 0, count + 1))
     finally:
         engine.close()
 
 
-def _entries(count: int) -> Iterator[Entry]:
-    for number in range(count):
+def entries(first: int, count: int) -> Iterator[Entry]:
+    """So many of these entries, from index `first` on."""
+    for number in range(first - 2, first - 2 + count):
         put = Put(b"key-%d" % (number % 10_000), b"%0100d" % number)
         operation = Operation(1 + number % 64, 1 + number // 64, 1, 0, encode_command(put))
         yield Entry(LogId(TERM, 2 + number), EntryKind.COMMAND, encode_operations([operation]), BEGIN_MS + number)
