@@ -25,8 +25,7 @@ from raftlog.leading import Refusal
 from raftlog.machine import NotLeader, NotTaken, Operation, Outcome, Unknown, encode_operations
 from raftlog.messages import Envelope, ImageChunk, ImageReply, StateHash
 from raftlog.net.base import Transport
-from raftlog.node_values import NodeLimits as NodeLimits
-from raftlog.node_values import NodeStatus, Submitted, in_batches
+from raftlog.node_values import NodeLimits, NodeStatus, Submitted, in_batches
 from raftlog.reading import NodeReads
 from raftlog.roles import Leader
 from raftlog.rsm import Rsm

@@ -23,7 +23,8 @@ from raftlog.durable import LOG_TABLES, fill_log, fill_log_recovering, fill_stat
 from raftlog.net.base import Request
 from raftlog.net.tcp import Address, TcpRpcClient, TcpTransport, parse_address
 from raftlog.net.tcp_server import TcpServer
-from raftlog.node import Node, NodeLimits
+from raftlog.node import Node
+from raftlog.node_values import NodeLimits
 from raftlog.rsm import Rsm
 from raftlog.scrubbing import Scrub
 from raftlog.types import ZERO, LogId, Member, Membership, Restored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from raftlog.comparing import EVERY, KEPT, Comparison
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from raftlog.types import ZERO, LogId, Member, Membership
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import KvMachine

@@ -12,7 +12,7 @@ import trio
 from raftlog.durable import read_slot
 from raftlog.messages import ImageChunk
 from raftlog.net.frames import decode_messages
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from shardkv.errors import Unavailable
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import KvMachine

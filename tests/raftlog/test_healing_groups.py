@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from raftlog.durable import HARD_COPY, index_key
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from raftlog.replacing import Refused, take_in
 from raftlog.roles import Progress
 from raftlog.scrubbing import Scrub

@@ -9,7 +9,7 @@ import trio
 from raftlog.durable import read_slot
 from raftlog.messages import ImageChunk
 from raftlog.net.frames import decode_messages
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from shardkv.commands import EMPTY_SUMMARY, Command, DeleteShard, Freeze, Install, Put, encode_command
 from shardkv.config import shard_of
 from shardkv.group import GroupMachine

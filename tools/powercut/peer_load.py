@@ -60,7 +60,7 @@ def value_of(key: str, number: int) -> bytes:
 
 def spec_of(directory: Path, peer: int, ports: list[int]) -> PeerSpec:
     """What the peer is told."""
-    from raftlog.node import NodeLimits
+    from raftlog.node_values import NodeLimits
     from shardkv.host import PeerSpec
 
     limits = NodeLimits(log_bytes=LOG_BYTES, keep_bytes=KEEP_BYTES, flush_bytes=FLUSH_BYTES, flush_idle_s=FLUSH_IDLE_S)

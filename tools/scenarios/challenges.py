@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import trio
 
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from shardkv.clerk import Clerk
 from shardkv.config import ShardConfig
 from tools.scenarios.asserts import ends_within, require

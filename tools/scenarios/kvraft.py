@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from raftlog.net.sim import RELIABLE, UNRELIABLE
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from shardkv.errors import Maybe, NoKey, VersionMismatch
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import KvMachine

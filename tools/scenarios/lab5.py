@@ -14,7 +14,7 @@ import trio
 
 from ctrler.controller import Controller
 from raftlog.net.sim import RELIABLE, UNRELIABLE
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from shardkv.clerk import Clerk
 from shardkv.config import ShardConfig
 from shardkv.errors import Maybe, NoKey, VersionMismatch

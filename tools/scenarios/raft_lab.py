@@ -15,7 +15,8 @@ import trio
 from raftlog.codec import dumps
 from raftlog.machine import Refusal, StateMachine, plain
 from raftlog.net.sim import LONG_DELAYS, UNRELIABLE, NetConditions
-from raftlog.node import Node, NodeLimits
+from raftlog.node import Node
+from raftlog.node_values import NodeLimits
 from raftlog.types import EntryKind, LogId
 from store.engine import ReadTxn, WriteTxn
 from store.keys import u64

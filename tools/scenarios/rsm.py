@@ -8,7 +8,7 @@ import trio
 
 from raftlog.codec import dumps, loads
 from raftlog.machine import Applied, NotLeader, NotTaken, Outcome, Refusal, Unknown, plain
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from raftlog.types import LogId
 from store.engine import ReadTxn, WriteTxn
 from tools.scenarios.asserts import ends_within, require

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from shardkv.config import shard_of
 from tools.scenarios.asserts import ends_within, require, stays_open
 from tools.scenarios.controllers import recover_ctrler_5b

@@ -16,7 +16,7 @@ from ctrler.service import ControllerService
 from raftlog.config import RaftConfig
 from raftlog.net.base import RpcClient
 from raftlog.net.sim import SimHost
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from raftlog.sessions import SESSIONS_MAX
 from shardkv.clerk import Clerk
 from shardkv.client import make_clerk

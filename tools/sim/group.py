@@ -14,7 +14,8 @@ from raftlog.durable import LOG_TABLES, StateLost, fill_log, fill_log_recovering
 from raftlog.machine import StateMachine
 from raftlog.net.base import Request
 from raftlog.net.sim import SimHost
-from raftlog.node import Node, NodeLimits
+from raftlog.node import Node
+from raftlog.node_values import NodeLimits
 from raftlog.replacing import take_in
 from raftlog.rsm import Rsm
 from raftlog.sessions import SESSIONS_MAX

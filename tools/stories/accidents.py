@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from raftlog.durable import LOG_TABLES, index_key, read_entries
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from raftlog.types import EntryKind
 from shardkv.errors import KvError
 from shardkv.group import GroupMachine

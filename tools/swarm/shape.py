@@ -11,7 +11,7 @@ from random import Random
 
 from raftlog.config import RaftConfig
 from raftlog.net.sim import NetConditions
-from raftlog.node import NodeLimits
+from raftlog.node_values import NodeLimits
 from tools.sim.disk import DiskConditions
 from tools.sim.world import sub_rng
 
