@@ -55,7 +55,7 @@ from raftlog.saves import Save
 from raftlog.types import ZERO, Entry, EntryKind, HardState, LogId, Membership, Mode, PeerId, Restored
 from store.engine import CorruptRecord, Engine, ReadTxn, StoreError, WriteTxn
 from store.failpoints import step
-from store.format import upgrade_stamp
+from store.format import owner_of, upgrade_stamp
 
 START = step("start", "the number of the boot")
 REDO = step("start.redo", "an installation that was interrupted")
@@ -87,13 +87,15 @@ class StateLost(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class JournalRecord:
-    """One line of a peer's history: starts, stops, roles, votes. `time_ms` is wall time."""
+    """One line of a peer's history: starts, stops, roles, votes. `time_ms` is wall time; `owner` the incarnation of the peer
+    that wrote it, by its stamp, for a line of another peer's is as whole as one of its own."""
 
     time_ms: int
     boot: int
     name: str
     term: int
     peer: PeerId | None
+    owner: int | None = None
 
 
 def state_tables(machine_tables: Sequence[str]) -> tuple[str, ...]:
@@ -254,10 +256,10 @@ def read_journal(txn: ReadTxn) -> Iterator[JournalRecord]:
     """The journal, oldest first."""
     for key, payload in txn.scan("journal", index_key(1)):
         try:
-            time_ms, boot, name, term, peer = array(loads(payload), 5)
-        except CodecError as error:
+            time_ms, boot, name, term, peer, *owner = array(loads(payload))
+        except (CodecError, ValueError) as error:
             raise CorruptRecord("journal", key, str(error)) from error
-        yield JournalRecord(time_ms, boot, name, term, peer)
+        yield JournalRecord(time_ms, boot, name, term, peer, *owner[:1])
 
 
 # --- writes ------------------------------------------------------------------------------------------------------
@@ -287,9 +289,12 @@ def write_journal(txn: WriteTxn, records: Sequence[JournalRecord]) -> None:
     if not records:
         return
     number = _journal_end(txn)
+    owner = owner_of(txn)
     for record in records:
         number += 1
         row = [record.time_ms, record.boot, record.name, record.term, record.peer]
+        if owner is not None:
+            row.append(owner)
         txn.put("journal", index_key(number), dumps(row), append=True)
     if number > JOURNAL_MAX:
         txn.delete_range("journal", index_key(1), index_key(number - JOURNAL_MAX + 1))

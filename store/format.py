@@ -10,7 +10,7 @@ from typing import Any
 
 import cbor2
 
-from store.engine import FormatMismatch, ReadTxn, WriteTxn
+from store.engine import CorruptRecord, FormatMismatch, ReadTxn, WriteTxn
 
 FORMAT_VERSION = 2
 """The newest format of a directory that this program reads; it writes this one. In format 1 a log/ has no second copy of
@@ -56,6 +56,15 @@ def upgrade_stamp(txn: WriteTxn) -> None:
     payload = txn.get("meta", KEY)
     if payload is not None and (row := cbor2.loads(payload))[0] < FORMAT_VERSION:
         txn.put("meta", KEY, cbor2.dumps([FORMAT_VERSION, *row[1:]]))
+
+
+def owner_of(txn: ReadTxn) -> int | None:
+    """The incarnation in the stamp, None without one that can be read."""
+    try:
+        payload = txn.get("meta", KEY)
+    except CorruptRecord:
+        return None
+    return None if payload is None else int(cbor2.loads(payload)[7])
 
 
 _TYPES = (int, str, int, str, bytes, int, int, int)

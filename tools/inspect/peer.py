@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from shardkv.group import GroupMachine, stored_shards
 from shardkv.kvmachine import KvMachine, VersionedMachine
 from shardkv.kvsrv_host import kvsrv_tables
 from store.directory import DATA_FILE, has_owner, read_shape
-from store.engine import ReadTxn
+from store.engine import ReadTxn, StoreError
 from store.format import Stamp, read_stamp
 from store.lmdb_engine import LmdbEngine
 from store.lmdb_file import check_structure
@@ -90,9 +90,21 @@ def _machine(stamp: Stamp) -> VersionedMachine:
     return KvMachine() if stamp.gid == 0 else GroupMachine()
 
 
+def halves(stamps: Mapping[str, Stamp]) -> str:
+    """What is wrong if log/ and state/ are not of one peer, else ""."""
+    a, b = stamps.get("log", stamps["state"]), stamps["state"]
+    if (a.cluster, a.gid, a.peer, a.incarnation) == (b.cluster, b.gid, b.peer, b.incarnation):
+        return ""
+    return (
+        f"log/ is peer {a.peer} of group {a.gid} (incarnation {a.incarnation}), "
+        f"state/ is peer {b.peer} of group {b.gid} (incarnation {b.incarnation}): they are two peers' halves"
+    )
+
+
 @contextmanager
-def open_peer(directory: Path) -> Iterator[OpenPeer]:
-    """Raises `NotThere`, `CannotOpen`, `FormatMismatch`, `CorruptRecord`. Only in a process that may die of it."""
+def open_peer(directory: Path, *, mixed: bool = False) -> Iterator[OpenPeer]:
+    """Raises `NotThere`, `CannotOpen`, `FormatMismatch`, `CorruptRecord`, and unless `mixed` is wanted `StoreError` for two
+    peers' halves: what they say together is nobody's state. Only in a process that may die of it."""
     paths = environments(directory)
     with ExitStack() as stack:
         engines: dict[str, LmdbEngine] = {}
@@ -105,6 +117,8 @@ def open_peer(directory: Path) -> Iterator[OpenPeer]:
             probe = _opened(probing, paths["state"], ("meta",))
             with probe.read() as txn:
                 stamps["state"] = read_stamp(txn, str(paths["state"]))
+        if not mixed and (wrong := halves(stamps)):
+            raise StoreError(wrong)
         machine = _machine(stamps["state"])
         tables = state_tables(machine.tables) if "log" in paths else kvsrv_tables(machine)
         engines["state"] = _opened(stack, paths["state"], tables)

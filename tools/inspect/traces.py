@@ -2,7 +2,7 @@
 
     sketch DIR   first the fields of `heading`, then {"rows": [[index, term, digest, kind, voters | null] ...]} per batch
     trace DIR    first the fields of `heading`, then objects with a "type":
-        journal  time_ms boot name term peer
+        journal  time_ms boot name term peer owner
         run      first last term from_ms to_ms           entries of equal term that follow each other
         noop     index term time_ms leader boot          the first entry of a leader
         members  index term time_ms voters learners

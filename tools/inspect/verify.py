@@ -36,7 +36,7 @@ from store.directory import has_owner
 from store.engine import CorruptRecord, FormatMismatch, StoreError
 from store.keys import prefix_stop
 from store.records import OVERHEAD_BYTES, TOLD_RECORDS
-from tools.inspect.peer import OpenPeer, View, open_peer
+from tools.inspect.peer import OpenPeer, View, halves, open_peer
 from tools.inspect.structure import NotThere, environments, live_findings, structure_findings
 
 Finding = str
@@ -127,9 +127,9 @@ def verify_peer(directory: Path, told: Callable[[str, int, int], None] = _silent
 def _look(directory: Path, progress: Progress) -> tuple[Verdict, bool]:
     findings = [found for path in environments(directory).values() if has_owner(path) for found in live_findings(path)]
     committed = None
-    with open_peer(directory) as peer:
+    with open_peer(directory, mixed=True) as peer:
+        findings += filter(None, (halves(peer.stamps),))
         progress.begin(peer)
-        findings += _stamps(peer)
         findings += _records(peer, progress.add)
         if not findings:
             try:
@@ -137,15 +137,6 @@ def _look(directory: Path, progress: Progress) -> tuple[Verdict, bool]:
             except (CorruptRecord, CorruptLog, CodecError) as error:
                 findings.append(str(error))
         return Verdict(findings, (peer.stamp.cluster.hex(), peer.stamp.gid), committed), peer.running
-
-
-def _stamps(peer: OpenPeer) -> Iterator[Finding]:
-    a, b = peer.stamp, peer.stamps["state"]
-    if (a.cluster, a.gid, a.peer, a.incarnation) != (b.cluster, b.gid, b.peer, b.incarnation):
-        yield (
-            f"log/ is peer {a.peer} of group {a.gid} (incarnation {a.incarnation}), "
-            f"state/ is peer {b.peer} of group {b.gid} (incarnation {b.incarnation}): they are two peers' halves"
-        )
 
 
 def _records(peer: OpenPeer, told: Callable[[int], object] = lambda count: None) -> Iterator[Finding]:
@@ -196,19 +187,22 @@ def printable_key(key: bytes) -> str:
 
 def _relations(peer: OpenPeer, findings: list[Finding], progress: Progress) -> Committed | None:
     with peer.view() as view:
-        committed = _log(view, findings, progress)
+        committed = _log(view, peer.stamp.incarnation, findings, progress)
         if not findings:
             findings += _hash(view)
             findings += _shards(view)
     return committed
 
 
-def _log(view: View, findings: list[Finding], progress: Progress) -> Committed | None:
+def _log(view: View, owner: int, findings: list[Finding], progress: Progress) -> Committed | None:
     if view.log is None:
         return None
     read_boot(view.log)
-    for _ in read_journal(view.log):
-        pass
+    for line in read_journal(view.log):
+        if line.owner not in (None, owner):
+            findings.append(
+                f"log/journal has a line ({line.name}, term {line.term}) of another peer, incarnation {line.owner}"
+            )
     applied, _, _ = read_applied(view.meta)
     intent = read_intent(view.log)
     if intent is not None and intent[0] == applied:

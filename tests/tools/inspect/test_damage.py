@@ -183,6 +183,27 @@ def test_two_peers_halves_are_found(cluster_directory: Path, tmp_path: Path) -> 
     shutil.copytree(cluster_directory / "server-1-0" / "log", mixed / "log")
     shutil.copytree(cluster_directory / "server-1-1" / "state", mixed / "state")
     assert "two peers' halves" in findings([mixed])[str(mixed)][0]
+    for command in ("info", "log", "sessions", "timeline", "export"):
+        result = CliRunner().invoke(inspect, [command, str(mixed), *([str(tmp_path / "new")] * (command == "export"))])
+        assert result.exit_code == 1 and "two peers' halves" in result.stderr, (command, result.output)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_line_of_another_peers_journal_is_found(cluster_directory: Path, tmp_path: Path) -> None:
+    """It is whole in itself, as all of a page that was put there is."""
+    peer = tmp_path / "peer"
+    shutil.copytree(cluster_directory / "server-1-0", peer)
+    with open_peer(cluster_directory / "server-1-1") as other, other.engines["log"].read() as txn:
+        line = txn.last("journal")
+    assert line is not None and not findings([peer])
+    engine = LmdbEngine.open(peer / "log", tuple(open_tables(peer, "log")), None)
+    try:
+        with engine.write() as txn:
+            txn.put("journal", line[0], line[1])
+    finally:
+        engine.close()
+    (found,) = findings([peer])[str(peer)]
+    assert "of another peer" in found
 
 
 @pytest.mark.parametrize("kind", ["log", "state"])
