@@ -325,7 +325,9 @@ class Node:
 
     def _save(self, save: Save) -> None:
         journal, self._journal = self._journal, []
-        self.log.submit_soon(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket), SAVE)
+        # A flush is slow work for the same disk: behind it a save would stop the loop for longer.
+        submit = self.log.submit_soon if self.rsm.flushing is None else self.log.submit
+        submit(lambda txn: write_save(txn, save, journal), lambda _: self._saved(save.ticket), SAVE)
 
     def _saved(self, ticket: int) -> None:
         self.core.saved(ticket, self.clock())

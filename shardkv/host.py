@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ DAMAGED_MAX, DAMAGED_S = 3, 60.0
 """A peer whose state turns out to be damaged so often within so many seconds gives up."""
 FATAL_EXIT = 3
 """The exit code of a peer that dies of its disk."""
+LAST_WORDS_S = 1.0
+"""How long it may take to say so."""
 
 Event = dict[str, Any]
 
@@ -137,12 +140,18 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def die(name: str, on_event: Callable[[Event], None], error: BaseException) -> None:
-    """End the process now: nothing may be answered after a failed commit, and nothing may be retried."""
-    text = f"{name}: fatal: {error}"
-    on_event({"event": "error", "text": text, "exit": FATAL_EXIT})
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-    os._exit(FATAL_EXIT)
+    """End the process now: nothing may be answered after a failed commit, and nothing may be retried. Whether anybody can be
+    told makes no difference: the words may go to the disk that hangs."""
+    last = threading.Timer(LAST_WORDS_S, os._exit, (FATAL_EXIT,))
+    last.daemon = True
+    last.start()
+    try:
+        text = f"{name}: fatal: {error}"
+        on_event({"event": "error", "text": text, "exit": FATAL_EXIT})
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(FATAL_EXIT)
 
 
 def wall_ms() -> int:
@@ -286,6 +295,7 @@ class PeerHost:
                 self._incarnation_of,
                 self._trouble,
             )
+            self.log.before_commit = server.flush
             address = await nursery.start(server.serve, spec.listen)
             self.on_event({"event": "listening", "address": f"{address[0]}:{address[1]}"})
             nursery.start_soon(transport.run)

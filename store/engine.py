@@ -144,7 +144,8 @@ class Engine(Protocol):
 
 
 class Writer(Protocol):
-    """Runs write jobs of one engine in order, each in a transaction of its own, away from the event loop.
+    """Runs write jobs of one engine in order, each in a transaction of its own, away from the event loop but for those that
+    `submit_soon` takes.
 
     `on_done(result)` is called on the event loop's thread after the job's transaction is durable, in order of
     submission. A job that raises, or a commit that fails, calls the writer's `on_fatal(exception)` (given when it was

@@ -5,9 +5,9 @@ loop, which does not wait for an fsync. LMDB binds a write transaction to its th
 and not one of a pool. Outcomes come back through `TrioToken.run_sync_soon`, many at a time.
 
 There is one exception: a short job whose submitter would only wait for it (`submit_soon`) is done on the loop's thread
-while the disk is fast (`FAST_S`). Two switches between threads that both want the interpreter cost more than such a
-commit. While one is done on the loop the thread watches it: a disk that hangs there stops the loop, so it is the thread that
-says so.
+while the disk is fast (`FAST_S`, `HICCUP_S`). Two switches between threads that both want the interpreter cost more than
+such a commit. While one is done on the loop the thread watches it: a disk that hangs there stops the loop, so it is the
+thread that says so.
 
 Law: outcomes are reported in order of submission, and nothing after the first failure. A job is not retried.
 """
@@ -33,7 +33,12 @@ CLOSE_S = 5.0
 FAST_S = 0.002
 """While the last commits took less than this on average, the disk is fast."""
 MEMORY = 16
-"""How many commits that average remembers, about. After a pause of 0.1 s it takes fifty fast ones to be fast again."""
+"""How many commits that average remembers, about."""
+HICCUP_S = 0.05
+"""A disk that once took so long for a commit may do it again, and would make the loop miss heartbeats ..."""
+DISTRUST_S = 60.0
+"""... so commits are the thread's for this long; each time for twice as long, up to `DISTRUST_MAX_S`."""
+DISTRUST_MAX_S = 3600.0
 LOOK_S = 0.5
 """How often the thread looks whether the loop still is at the same commit."""
 
@@ -78,6 +83,10 @@ class ThreadWriter:
         """How many jobs were reported before the one that is being done on the loop's thread."""
         self._commit_s = 0.0
         """How long the last commits took on average."""
+        self._distrust_s = DISTRUST_S
+        self._distrust_until = 0.0
+        self.before_commit: Callable[[], Any] = lambda: None
+        """Called before a commit stops the loop: what is ready to leave shall leave."""
         self._drainers = trio.lowlevel.ParkingLot()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -107,7 +116,8 @@ class ThreadWriter:
 
     def submit_soon(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """See `Writer.submit_soon`."""
-        if self._stall_s is None or self._commit_s > FAST_S or self._submitted:
+        slow = self._commit_s > FAST_S or perf_counter() < self._distrust_until
+        if self._stall_s is None or slow or self._submitted:
             self.submit(job, on_done, step)
         elif not (self._fenced or self._closing):
             self._submitted.append(trio.current_time())
@@ -118,6 +128,7 @@ class ThreadWriter:
         item, self._kept = self._kept, None
         if item is None or self._fenced or self._closing:
             return False
+        self.before_commit()
         self._here = self._reported
         try:
             result = self._do(item)
@@ -146,7 +157,11 @@ class ThreadWriter:
             result = job(txn)
             step.commit.reach()
         step.done.reach()
-        self._commit_s += (perf_counter() - begun - self._commit_s) / MEMORY
+        took = perf_counter() - begun
+        self._commit_s += (took - self._commit_s) / MEMORY
+        if took > HICCUP_S:
+            self._distrust_until = perf_counter() + self._distrust_s
+            self._distrust_s = min(2 * self._distrust_s, DISTRUST_MAX_S)
         return result
 
     # --- on the thread -------------------------------------------------------------------------------------------

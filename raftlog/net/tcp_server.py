@@ -193,9 +193,13 @@ class TcpServer:
         while True:
             await self._flush.wait()
             self._flush = trio.Event()
-            answered, self._answered = self._answered, {}
-            for client in answered:
-                client.outbox.flush()
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was answered. Never blocks."""
+        answered, self._answered = self._answered, {}
+        for client in answered:
+            client.outbox.flush()
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         who = "?"

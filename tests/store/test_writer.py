@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -186,4 +187,30 @@ async def test_what_fails_on_the_loops_thread_fences_and_is_not_reported() -> No
     assert reported == [] and [type(error) for error in fatal] == [OSError]
     with pytest.raises(Fenced):
         keys(engine)
+    writer.close()
+
+
+async def test_after_a_hiccup_the_thread_has_the_commits_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.writer.HICCUP_S", 0.0)
+    writer, _, _ = await here()
+    writer.submit_soon(put(0), lambda _: None)
+    assert writer.settle()
+    monkeypatch.setattr("store.writer.HICCUP_S", 60.0)
+    for number in range(100):
+        writer.submit_soon(put(number), lambda _: None)
+        assert not writer.settle(), number
+        await writer.drain()
+    monkeypatch.setattr("store.writer.perf_counter", lambda: time.perf_counter() + 61)
+    writer.submit_soon(put(0), lambda _: None)
+    assert writer.settle()
+    writer.close()
+
+
+async def test_what_is_ready_to_leave_leaves_before_the_loop_stops() -> None:
+    writer, engine, _ = await here()
+    seen: list[list[bytes]] = []
+    writer.before_commit = lambda: seen.append(keys(engine))
+    assert not writer.settle() and not seen
+    writer.submit_soon(put(1), lambda _: None)
+    assert writer.settle() and seen == [[]]
     writer.close()

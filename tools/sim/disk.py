@@ -35,6 +35,11 @@ class DiskConditions:
     """... for this long."""
     error: float = 0.0
     """Share of commits that fail."""
+    at_once: bool = False
+    """What may be done on the loop's own thread (`submit_soon`) takes no time, unless it stalls."""
+
+
+_Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float, str]
 
 
 class SimWriter:
@@ -62,7 +67,9 @@ class SimWriter:
         self.trap: Callable[[str], None] | None = None
         """Called with the name of the step when a commit is durable and nobody knows of it yet."""
         self.commits = 0
-        self._jobs: deque[tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], float, str]] = deque()
+        self._jobs: deque[_Job] = deque()
+        self._kept: _Job | None = None
+        self._result: Any = None
         self._running = False
         self._ends = 0.0
         self._fenced = False
@@ -92,19 +99,40 @@ class SimWriter:
         """See `Writer.submit`."""
         if self._fenced:
             return
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            self._queue(kept)
+        self._queue((job, on_done, trio.current_time(), (step or UNNAMED).name))
+
+    def _queue(self, item: _Job) -> None:
         if self._idle.is_set():
             self._idle = trio.Event()
-        self._jobs.append((job, on_done, trio.current_time(), (step or UNNAMED).name))
+        self._jobs.append(item)
         if not self._running:
             self._begin()
 
     def submit_soon(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
-        """See `Writer.submit_soon`: a commit takes its time here, so nothing is kept."""
-        self.submit(job, on_done, step)
+        """See `Writer.submit_soon`."""
+        conditions = self.conditions
+        free = conditions.at_once and not self._jobs and not self._fenced
+        if not free or (conditions.stall and self._rng.random() < conditions.stall):
+            self.submit(job, on_done, step)
+            return
+        self._kept = (job, on_done, trio.current_time(), (step or UNNAMED).name)
 
     def settle(self) -> bool:
-        """See `Writer.settle`."""
-        return False
+        """See `Writer.settle`. A trap may end the peer when the commit is durable and before it is told."""
+        kept, self._kept = self._kept, None
+        if kept is None or self._fenced or not self._carry_out(kept):
+            return False
+        on_done, result = kept[1], self._result
+        if self._fenced:
+            return False
+        try:
+            on_done(result)
+        except StoreError as error:
+            self._on_fatal(error)
+        return True
 
     def _begin(self) -> None:
         self._running = True
@@ -115,26 +143,30 @@ class SimWriter:
         self._later(drawn, self._commit)
 
     def _commit(self) -> None:
-        if self._fenced:
-            return
-        job, _, _, step = self._jobs[0]
+        if not self._fenced and self._carry_out(self._jobs[0]):
+            result = self._result
+            self._later(self._rng.uniform(*self.conditions.announce_s), lambda: self._announce(result))
+
+    def _carry_out(self, item: _Job) -> bool:
+        """One job, at this instant; what it gives is in `_result`. False if it failed, or the peer is dead."""
+        job, _, _, step = item
         try:
             if self.conditions.error and self._rng.random() < self.conditions.error:
                 raise StoreError("the simulated disk failed")
             txn = self._engine.prepare()
-            result = job(txn)
+            self._result = job(txn)
             self._engine.commit(txn)
         except Fenced:
-            return
+            return False
         except (StoreError, AssertionError) as error:
             self.fence()
             self._on_fatal(error)
-            return
+            return False
         self.commits += 1
         self._on_commit()
         if self.trap is not None:
             self.trap(step)
-        self._later(self._rng.uniform(*self.conditions.announce_s), lambda: self._announce(result))
+        return True
 
     def _announce(self, result: Any) -> None:
         if self._fenced or self._hold(lambda: self._announce(result)):
@@ -154,6 +186,7 @@ class SimWriter:
         """See `Writer.fence`."""
         self._fenced = True
         self._engine.fence()
+        self._kept = None
         self._jobs.clear()
         self._idle.set()
 

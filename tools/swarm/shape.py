@@ -12,6 +12,7 @@ from random import Random
 from raftlog.config import RaftConfig
 from raftlog.net.sim import NetConditions
 from raftlog.node_values import NodeLimits
+from store.writer import FAST_S
 from tools.sim.disk import DiskConditions
 from tools.sim.world import sub_rng
 
@@ -101,6 +102,7 @@ def features(shape: Shape) -> list[str]:
         "reordering": net.reorder > 0,
         "slow network": net.delay_s[1] > 0.01,
         "slow disks": shape.disk.commit_s[1] > 0.01,
+        "saves on the loop's thread": shape.disk.at_once,
         "clocks that drift": shape.drift > 0,
         "lease reads": shape.lease_reads,
         "no sessions": not shape.sessions,
@@ -159,7 +161,9 @@ def draw(seed: int) -> Shape:
     resend = resend and not shape.sessions and not shape.deletes
     if sub_rng(seed, "crowd").random() < 0.12:  # of controllers, each of which posts while another's post is open
         shape = replace(shape, changers=4, change_every_s=0.15)
-    return replace(shape, resend=resend, faults=shape.faults | later)
+    at_once = shape.disk.commit_s[1] < FAST_S and sub_rng(seed, "commits at once").random() < 0.6
+    disk = replace(shape.disk, at_once=at_once)
+    return replace(shape, resend=resend, faults=shape.faults | later, disk=disk)
 
 
 def _maybe(rng: Random, most: float, share: float = 0.4) -> float:
