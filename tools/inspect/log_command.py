@@ -104,23 +104,23 @@ def log(
         click.echo(json.dumps(counts) if form in ("json", "jsonl") else plain)
 
 
-def _noted(block: dict[str, Any], counts: Counter[str], told: Callable[[int, int], None]) -> list[str]:
+def _noted(block: dict[str, Any], counts: Counter[str], told: Callable[[int, int], None]) -> str:
     counts.update(block["counts"])
     told(block["through"] - block["first"] + 1, block["last"] - block["first"] + 1)
-    lines: list[str] = block["lines"]
-    return lines
+    text: str = block["text"]
+    return text
 
 
-def _write(blocks: Iterable[list[str]], form: str) -> None:
+def _write(blocks: Iterable[str], form: str) -> None:
     """The lines to standard output; as one array if that is the form, also if the log cannot be read to its end."""
     written = False
     if form == "json":
         click.echo("[")
     try:
-        for lines in blocks:
-            if lines:
-                separator = ",\n" if form == "json" else "\n"
-                sys.stdout.write((separator if written else "") + separator.join(lines))
+        separator = ",\n" if form == "json" else "\n"
+        for text in blocks:
+            if text:
+                sys.stdout.write((separator if written else "") + text.replace("\n", separator))
                 written = True
     finally:
         if written or form == "json":

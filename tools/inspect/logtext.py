@@ -56,7 +56,8 @@ def span(peer: OpenPeer) -> dict[str, Any]:
 
 
 def blocks(peer: OpenPeer, wanted: Wanted, share: Share) -> Iterator[dict[str, Any]]:
-    """First {"began"}, then {"lines", "counts" (by kind), "through" (an index), "more" (of the same block)}, in order. Raises
+    """First {"began"}, then {"text" (its lines), "counts" (by kind), "through" (an index), "more" (of the same block)}, in
+    order: one text, for to pass lines on one by one takes a tenth of the time. Raises
     `StoreError`."""
     yield {"began": True}
     engine = peer.engines["log"]
@@ -81,9 +82,9 @@ def blocks(peer: OpenPeer, wanted: Wanted, share: Share) -> Iterator[dict[str, A
             lines.append(text)
             size += len(text)
             if size >= BLOCK_CHARS:
-                yield {"lines": lines, "counts": counts, "through": entry.id.index, "more": True}
+                yield {"text": "\n".join(lines), "counts": counts, "through": entry.id.index, "more": True}
                 lines, counts, size = [], Counter(), 0
-        yield {"lines": lines, "counts": counts, "through": min(start + BLOCK - 1, share.last), "more": False}
+        yield {"text": "\n".join(lines), "counts": counts, "through": min(start + BLOCK - 1, share.last), "more": False}
         if not left:
             return
 

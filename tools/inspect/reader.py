@@ -51,7 +51,7 @@ def log_rows(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:
 
 
 def log_lines(directory: Path, wanted: Wanted, form: str) -> Iterator[dict[str, Any]]:
-    """The entries that are wanted as lines of a form of `logtext`, block by block: {"lines", "counts" by kind, "through",
+    """The entries that are wanted as lines of a form of `logtext`, block by block: {"text", "counts" by kind, "through",
     "first", "last" of all}. Nothing of a peer without a log. Raises `Unreadable`, also in the middle.
 
     A long log is read by several children at once, each a share of the blocks; what they say is told in order.

@@ -160,7 +160,7 @@ def test_a_long_log_is_read_by_several_and_told_in_order(tmp_path: Path, monkeyp
     monkeypatch.setattr(reader, "ALONE", 0)
     monkeypatch.setattr(reader.os, "cpu_count", lambda: 3)
     together = list(reader.log_lines(peer, Wanted(), "table"))
-    assert together == alone and sum(len(block["lines"]) for block in together) == last
+    assert together == alone and sum(len(block["text"].splitlines()) for block in together) == last
     assert together[-1]["through"] == together[-1]["last"] == last
     damage_record(peer, "log", "entries", (2 * BLOCK + 5).to_bytes(8, "big"))
     told = 0
@@ -174,8 +174,9 @@ def test_a_block_of_large_values_comes_in_parts(tmp_path: Path) -> None:
     big = [Entry(LogId(2, i), EntryKind.COMMAND, bytes(1 << 20), 1) for i in range(2, 8)]
     peer = Made(0, big, commit=7).write(tmp_path)
     found = list(reader.log_lines(peer, Wanted(raw=True), "jsonl"))
-    assert [len(block["lines"]) for block in found] == [2, 1, 1, 1, 1, 1, 0]
-    assert [json.loads(line)["index"] for block in found for line in block["lines"]] == list(range(1, 8))
+    lines = [block["text"].splitlines() for block in found]
+    assert [len(some) for some in lines] == [2, 1, 1, 1, 1, 1, 0]
+    assert [json.loads(line)["index"] for some in lines for line in some] == list(range(1, 8))
 
 
 def test_times_far_away_are_still_told() -> None:
