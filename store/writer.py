@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
@@ -42,7 +42,14 @@ DISTRUST_MAX_S = 3600.0
 LOOK_S = 0.5
 """How often the thread looks whether the loop still is at the same commit."""
 
-_Job = tuple[Callable[[WriteTxn], Any], Callable[[Any], Any], Step]
+
+class _Job(NamedTuple):
+    """`soon`: it is a short one, so the time it takes says something of the disk."""
+
+    work: Callable[[WriteTxn], Any]
+    on_done: Callable[[Any], Any]
+    step: Step
+    soon: bool
 
 
 class CommitHung(StoreError):
@@ -108,72 +115,73 @@ class ThreadWriter:
 
     def submit(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """See `Writer.submit`. After `close` it is dropped too."""
+        self._queue(_Job(job, on_done, step or UNNAMED, soon=False))
+
+    def _queue(self, job: _Job) -> None:
         if self._fenced or self._closing:
             return
-        self._pass_on()
+        if self._kept is not None:  # for the loop's own thread: now another job comes behind it
+            self._jobs.put(self._kept)
+            self._kept = None
         self._submitted.append(trio.current_time())
-        self._jobs.put((job, on_done, step or UNNAMED))
+        self._jobs.put(job)
 
     def submit_soon(self, job: Callable[[WriteTxn], T], on_done: Callable[[T], Any], step: Step | None = None) -> None:
         """See `Writer.submit_soon`."""
         slow = self._commit_s > FAST_S or perf_counter() < self._distrust_until
         if self._stall_s is None or slow or self._submitted:
-            self.submit(job, on_done, step)
+            self._queue(_Job(job, on_done, step or UNNAMED, soon=True))
         elif not (self._fenced or self._closing):
             self._submitted.append(trio.current_time())
-            self._kept = (job, on_done, step or UNNAMED)
+            self._kept = _Job(job, on_done, step or UNNAMED, soon=True)
 
     def settle(self) -> bool:
         """See `Writer.settle`."""
-        item, self._kept = self._kept, None
-        if item is None or self._fenced or self._closing:
+        job, self._kept = self._kept, None
+        if job is None or self._fenced or self._closing:
             return False
         self.before_commit()
         self._here = self._reported
         try:
-            result = self._do(item)
+            result = self._do(job)
         except Exception as error:  # noqa: BLE001  # tidy: as on the thread
             self._fail(error)
             return False
         finally:
             self._here = None
-        self._done.append((item[1], result))
+        self._done.append((job.on_done, result))
         self._report()
         return True
 
-    def _pass_on(self) -> None:
-        """What was kept for the loop's thread goes to the writer's: another job comes behind it."""
-        if self._kept is not None:
-            self._jobs.put(self._kept)
-            self._kept = None
-
     # --- on either thread ----------------------------------------------------------------------------------------
 
-    def _do(self, item: _Job) -> Any:
-        job, _, step = item
+    def _do(self, job: _Job) -> Any:
         begun = perf_counter()
         with self._engine.write() as txn:
-            step.begin.reach()
-            result = job(txn)
-            step.commit.reach()
-        step.done.reach()
-        took = perf_counter() - begun
-        self._commit_s += (took - self._commit_s) / MEMORY
-        if took > HICCUP_S:
+            job.step.begin.reach()
+            result = job.work(txn)
+            job.step.commit.reach()
+        job.step.done.reach()
+        if job.soon:
+            self._learn(perf_counter() - begun)
+        return result
+
+    def _learn(self, took_s: float) -> None:
+        self._commit_s += (took_s - self._commit_s) / MEMORY
+        if took_s > HICCUP_S:
             self._distrust_until = perf_counter() + self._distrust_s
             self._distrust_s = min(2 * self._distrust_s, DISTRUST_MAX_S)
-        return result
 
     # --- on the thread -------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (item := self._next()) is not None and not (self._closing or self._fenced):
+        while (job := self._next()) is not None and not (self._closing or self._fenced):
             try:
-                result = self._do(item)
+                result = self._do(job)
             except BaseException as error:  # noqa: BLE001  # tidy: whatever stops a commit is fatal to the peer
                 self._call_soon(self._fail, error)
                 return
-            self._done.append((item[1], result))
+            self._done.append((job.on_done, result))
             if not self._call_soon(self._report):
                 return
 

@@ -206,6 +206,19 @@ async def test_after_a_hiccup_the_thread_has_the_commits_for_a_while(monkeypatch
     writer.close()
 
 
+async def test_a_long_job_says_nothing_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.writer.HICCUP_S", 0.0)
+    monkeypatch.setattr("store.writer.FAST_S", 0.0)
+    writer, _, _ = await here()
+    writer.submit(put(0), lambda _: None)
+    await writer.drain()
+    writer.submit_soon(put(1), lambda _: None)
+    assert writer.settle(), "no purge of the log makes the disk a slow one"
+    writer.submit_soon(put(2), lambda _: None)
+    assert not writer.settle()
+    writer.close()
+
+
 async def test_what_is_ready_to_leave_leaves_before_the_loop_stops() -> None:
     writer, engine, _ = await here()
     seen: list[list[bytes]] = []
