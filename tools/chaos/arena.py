@@ -108,9 +108,10 @@ class Arena:
         """Keep a figure."""
         self.metrics.setdefault(what, []).append(value_s)
 
-    async def leader(self, gid: int) -> str | None:
-        """Who leads the group now, None if nobody does or says so."""
-        statuses = await admin.peer_statuses(self.rpc, self.cluster.addresses(gid), 0.3)
+    async def leader(self, gid: int, *, but: str = "") -> str | None:
+        """Who leads the group now, None if nobody does or says so; `but` is not asked."""
+        addresses = {name: address for name, address in self.cluster.addresses(gid).items() if name != but}
+        statuses = await admin.peer_statuses(self.rpc, addresses, 0.3)
         leading = {name: status for name, status in statuses.items() if status.get("role") == "leader"}
         return max(leading, key=lambda name: int(leading[name].get("term", 0)), default=None)
 
@@ -177,10 +178,10 @@ class Arena:
             return False
         return True
 
-    async def reached(self, name: str, place: str) -> bool:
+    async def reached(self, name: str, place: str, timeout_s: float = 2.0) -> bool:
         """Whether a peer came to an armed failpoint; True if it does not say."""
         try:
-            rows = await admin.failpoints(self.rpc, self.cluster.address(name), [])
+            rows = await admin.failpoints(self.rpc, self.cluster.address(name), [], timeout_s)
         except (CallFailed, Refused):
             return True
         return any(row[0] == place and row[3] > 0 for row in rows)

@@ -13,7 +13,7 @@ from random import Random
 
 import trio
 
-from tools.chaos.arena import ASK_S, STORAGE, Arena
+from tools.chaos.arena import STORAGE, Arena
 from tools.chaos.faults import Fault, Kind, NotStruck
 from tools.chaos.places import ForgetfulDisk, SmallDisk
 
@@ -69,11 +69,7 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
     if not await arena.arm(name, "save.commit=sleep:30"):
         await arena.disarm(name, "save.commit")
         raise NotStruck(f"{name} could not be armed")
-    begun = trio.current_time()
-    with trio.move_on_after(STRUCK_S):
-        while await arena.leader(gid) in (None, name):
-            await trio.sleep(ASK_S)
-        arena.measured("another leader after the disk of the first hung", trio.current_time() - begun)
+    begun = await _succeeded(arena, gid, name)
     yield name
     if not await arena.wait_dead(name, GONE_S):
         if not await arena.reached(name, "save.commit"):
@@ -83,6 +79,29 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
         await arena.kill([name])
     if arena.cluster.process(name).exit_code() == STORAGE:  # by itself, not by a fault that was struck beside this one
         arena.measured("a peer whose disk hung is gone", trio.current_time() - begun)
+
+
+async def _succeeded(arena: Arena, gid: int, name: str) -> float:
+    """Measure how long it takes from the first save of the peer that hangs until another one leads; when that save began, at
+    the earliest: an idle group may have none for a while."""
+    begun = trio.current_time()
+
+    async def watch() -> None:
+        nonlocal begun
+        asked = begun
+        while not await arena.reached(name, "save.commit", 0.1):
+            begun = asked
+            await trio.sleep(0.02)
+            asked = trio.current_time()
+
+    with trio.move_on_after(STRUCK_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            while await arena.leader(gid, but=name) is None:
+                await trio.sleep(0.02)
+            arena.measured("another leader after the disk of the first hung", trio.current_time() - begun)
+            nursery.cancel_scope.cancel()
+    return begun
 
 
 @asynccontextmanager
