@@ -69,39 +69,62 @@ async def hung_disk(arena: Arena, rng: Random) -> AsyncIterator[str]:
     if not await arena.arm(name, "save.commit=sleep:30"):
         await arena.disarm(name, "save.commit")
         raise NotStruck(f"{name} could not be armed")
-    begun = await _succeeded(arena, gid, name)
+    hang = _Hang(arena, name)
+    await hang.succeeded(gid)
     yield name
-    if not await arena.wait_dead(name, GONE_S):
-        if not await arena.reached(name, "save.commit"):
-            await arena.disarm(name, "save.commit")
-            raise NotStruck(f"{name} had nothing to save")
-        arena.findings.append(f"{name}: its disk hangs, and it is still there after {GONE_S:.0f} s")
-        await arena.kill([name])
-    if arena.cluster.process(name).exit_code() == STORAGE:  # by itself, not by a fault that was struck beside this one
-        arena.measured("a peer whose disk hung is gone", trio.current_time() - begun)
+    await hang.ended()
 
 
-async def _succeeded(arena: Arena, gid: int, name: str) -> float:
-    """Measure how long it takes from the first save of the peer that hangs until another one leads; when that save began, at
-    the earliest: an idle group may have none for a while."""
-    begun = trio.current_time()
+class _Hang:
+    """A peer that hangs at its next save, which on an idle group may be a while: all times run from that save."""
 
-    async def watch() -> None:
-        nonlocal begun
-        asked = begun
-        while not await arena.reached(name, "save.commit", 0.1):
-            begun = asked
+    def __init__(self, arena: Arena, name: str) -> None:
+        self._arena = arena
+        self._name = name
+        self._armed = trio.current_time()
+        self._begun = self._armed
+        """When it had not come to that save yet, for the last time that is known."""
+        self._hangs = False
+
+    async def _look(self, timeout_s: float) -> None:
+        """Ask it whether it hangs. One that does may not answer."""
+        asked = trio.current_time()
+        self._hangs = await self._arena.reached(self._name, "save.commit", timeout_s)
+        if not self._hangs:
+            self._begun = asked
+
+    async def _watch(self) -> None:
+        while not self._hangs:
+            await self._look(0.1)
             await trio.sleep(0.02)
-            asked = trio.current_time()
 
-    with trio.move_on_after(STRUCK_S):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            while await arena.leader(gid, but=name) is None:
-                await trio.sleep(0.02)
-            arena.measured("another leader after the disk of the first hung", trio.current_time() - begun)
-            nursery.cancel_scope.cancel()
-    return begun
+    async def succeeded(self, gid: int) -> None:
+        """Measure how long it takes until another peer leads."""
+        with trio.move_on_after(STRUCK_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch)
+                while await self._arena.leader(gid, but=self._name) is None:
+                    await trio.sleep(0.02)
+                took_s = trio.current_time() - self._begun
+                self._arena.measured("another leader after the disk of the first hung", took_s)
+                nursery.cancel_scope.cancel()
+
+    async def ended(self) -> None:
+        """Measure how long it takes until it has ended itself; if it does not, that is a finding."""
+        arena, name = self._arena, self._name
+        while not await arena.wait_dead(name, 0.2):
+            await self._look(1.0)
+            waited_s = trio.current_time() - self._begun
+            if self._hangs and waited_s > GONE_S:
+                arena.findings.append(f"{name}: its disk hangs, and it is still there after {waited_s:.1f} s")
+                await arena.kill([name])
+            elif not self._hangs and trio.current_time() - self._armed > GONE_S + STRUCK_S:
+                await arena.disarm(name, "save.commit")
+                raise NotStruck(f"{name} had nothing to save")
+        if (
+            arena.cluster.process(name).exit_code() == STORAGE
+        ):  # by itself, not by a fault that was struck beside this one
+            arena.measured("a peer whose disk hung is gone", trio.current_time() - self._begun)
 
 
 @asynccontextmanager
