@@ -44,14 +44,14 @@ STORE = (
         (
             Edit(
                 "store.writer",
-                "                    step.commit.reach()\n",
-                "                    step.commit.reach()\n"
-                "                    self._done.append((on_done, result))\n"
-                "                    self._call_soon(self._report)\n",
+                "            job.step.commit.reach()\n",
+                "            job.step.commit.reach()\n"
+                "            self._done.append((job.on_done, result))\n"
+                "            self._call_soon(self._report)\n",
             ),
             Edit(
                 "store.writer",
-                "            self._done.append((on_done, result))\n            if not self._call_soon(self._report):\n"
+                "            self._done.append((job.on_done, result))\n            if not self._call_soon(self._report):\n"
                 "                return\n",
                 "",
             ),

@@ -14,6 +14,7 @@ from tools.cli.main import cli
 from tools.mutants.catalogue import MUTANTS
 from tools.mutants.hunt import fault_free, hunt
 from tools.mutants.planting import Edit, Mutant, NotPlanted, changed, plant
+from tools.powercut.planted import STORE as POWERCUT_STORE
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -33,6 +34,14 @@ def test_a_mutant_fits_the_code_as_it_is(name: str) -> None:
         after = changed(text, edits)
         assert after != text
         compile(after, str(path), "exec")
+
+
+@pytest.mark.parametrize("mutant", POWERCUT_STORE, ids=lambda mutant: mutant.name)
+def test_what_power_cuts_must_find_fits_the_code_as_it_is(mutant: Mutant) -> None:
+    for module, edits in edits_by_module(mutant).items():
+        path = CHECKOUT / f"{module.replace('.', '/')}.py"
+        text = path.read_text(encoding="utf-8")
+        compile(changed(text, edits), str(path), "exec")
 
 
 def test_there_are_enough_and_each_says_where_it_is_from() -> None:
