@@ -256,10 +256,11 @@ def read_journal(txn: ReadTxn) -> Iterator[JournalRecord]:
     """The journal, oldest first."""
     for key, payload in txn.scan("journal", index_key(1)):
         try:
-            time_ms, boot, name, term, peer, *owner = array(loads(payload))
-        except (CodecError, ValueError) as error:
+            row = array(loads(payload))
+            time_ms, boot, name, term, peer, owner = array([*row, None] if len(row) == 5 else row, 6)
+        except CodecError as error:
             raise CorruptRecord("journal", key, str(error)) from error
-        yield JournalRecord(time_ms, boot, name, term, peer, *owner[:1])
+        yield JournalRecord(time_ms, boot, name, term, peer, owner)
 
 
 # --- writes ------------------------------------------------------------------------------------------------------

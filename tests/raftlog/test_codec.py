@@ -15,6 +15,7 @@ from raftlog.codec import (
     CodecError,
     decode_message,
     dumps,
+    dumps_uint,
     encode_message,
     loads,
     pack_entry,
@@ -234,3 +235,10 @@ def test_an_error_shows_little_of_a_large_value() -> None:
     assert shown([1, 2]) == "list of 2"
     assert shown("short") == "'short'"
     assert shown(7) == "7"
+
+
+@pytest.mark.parametrize("bits", [0, 1, 5, 8, 16, 32, 64])
+def test_an_integer_that_is_encoded_by_hand_is_encoded_as_by_dumps(bits: int) -> None:
+    for value in {0, 23, 24, (1 << bits) - 1, 1 << bits >> 1, (1 << bits) >> 2}:
+        assert dumps_uint(value) == dumps(value)
+    assert dumps_uint(min(1 << bits, (1 << 64) - 1)) == dumps(min(1 << bits, (1 << 64) - 1))

@@ -198,6 +198,14 @@ def test_a_damaged_record_of_the_log_is_named() -> None:
 # --- the journal -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("items", [4, 7])
+def test_a_line_of_the_journal_with_another_number_of_items_is_damaged(items: int) -> None:
+    peer = Peer()
+    peer.write_log(lambda txn: txn.put("journal", (1).to_bytes(8, "big"), dumps([1] * items)))
+    with peer.log.read() as txn, pytest.raises(CorruptRecord):
+        list(read_journal(txn))
+
+
 def test_the_journal_keeps_its_newest_records_and_no_more() -> None:
     peer = Peer()
     for start in range(0, JOURNAL_MAX + 300, 100):
