@@ -14,6 +14,7 @@ import trio
 
 from store.engine import StoreError, Writer
 from store.lmdb_engine import LmdbEngine
+from store.patience import CommitStalled, Patience
 from store.space import SpaceMonitor
 
 LOOK_S = 1.0
@@ -21,28 +22,6 @@ READER_CHECK_S = 30.0
 STATE_STALL_S = 30.0
 """How long a commit of state/ may take. Much longer than one of log/: nothing waits for it, and a flush of scattered rows may
 write a hundred megabytes of pages to a slow disk."""
-
-
-class CommitStalled(StoreError):
-    """A commit did not return in time: the disk hangs."""
-
-
-class Patience:
-    """How long a writer has been at the same job, as far as somebody looked: a pause of the process is no hung disk."""
-
-    def __init__(self, writer: Writer, limit_s: float) -> None:
-        self._writer = writer
-        self._limit_s = limit_s
-        self._job: int | None = None  # how many were finished before it
-        self._waited_s = 0.0
-
-    def look(self) -> None:
-        """Call it each `LOOK_S`. Raises `CommitStalled`."""
-        job = None if self._writer.busy_since is None else self._writer.finished
-        self._waited_s = self._waited_s + LOOK_S if job is not None and job == self._job else 0.0
-        self._job = job
-        if self._waited_s >= self._limit_s:
-            raise CommitStalled(f"a commit has not returned for {self._waited_s:g} s: the disk hangs")
 
 
 async def watch_disk(
@@ -58,14 +37,14 @@ async def watch_disk(
     room becomes short and when it is there again; `fatal` is called with what the peer must die of, and the watching ends:
     a commit that does not return, a directory that is gone."""
     monitors = [SpaceMonitor(engine, directory) for engine in engines]
-    patience = [Patience(writer, limit_s) for writer, limit_s in writers]
+    patience = [(writer, Patience(limit_s, LOOK_S)) for writer, limit_s in writers]
     short = False
     looked = trio.current_time()
     while True:
         try:
             alarm = any(monitor.look().alarm for monitor in monitors)
-            for one in patience:
-                one.look()
+            for writer, one in patience:
+                one.look(None if writer.busy_since is None else writer.finished)
         except CommitStalled as error:
             fatal(error)
             return

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from store.engine import Engine, StoreError, WriteTxn
+from store.engine import Engine, WriteTxn
 from store.failpoints import UNNAMED, Step
+from store.patience import CommitStalled, Patience
 
 T = TypeVar("T")
 
@@ -50,10 +51,6 @@ class _Job(NamedTuple):
     on_done: Callable[[Any], Any]
     step: Step
     soon: bool
-
-
-class CommitHung(StoreError):
-    """A commit on the loop's thread does not return."""
 
 
 class ThreadWriter:
@@ -189,16 +186,15 @@ class ThreadWriter:
         """The next job. Meanwhile, watch what the loop does itself."""
         if self._stall_s is None:
             return self._jobs.get()
-        seen, waited_s = None, 0.0
+        patience = Patience(self._stall_s, LOOK_S)
         while True:
             try:
                 return self._jobs.get(timeout=LOOK_S)
             except queue.Empty:
-                here = self._here
-                waited_s = waited_s + LOOK_S if here is not None and here == seen else 0.0
-                seen = here
-                if waited_s >= self._stall_s:
-                    self._on_fatal(CommitHung(f"a commit has not returned for {waited_s:g} s: the disk hangs"))
+                try:
+                    patience.look(self._here)
+                except CommitStalled as error:
+                    self._on_fatal(error)
                     return None
 
     def _call_soon(self, call: Callable[..., Any], *args: Any) -> bool:

@@ -8,9 +8,10 @@ import pytest
 import trio
 import trio.testing
 
-from shardkv.disk_watch import LOOK_S, CommitStalled, Patience, watch_disk
+from shardkv.disk_watch import LOOK_S, watch_disk
 from store.engine import WriteTxn
 from store.memory_engine import MemoryDisk, MemoryEngine
+from store.patience import CommitStalled, Patience
 from tools.sim.disk import DiskConditions, SimWriter
 from tools.sim.world import World, simulate
 
@@ -62,11 +63,12 @@ def test_a_pause_between_two_looks_counts_as_one() -> None:
     async def body(world: World) -> None:
         writer = writer_of(world, commit_s=1e6)
         writer.submit(write, lambda _: None)
-        patience = Patience(writer, 3.0)
+        patience = Patience(3.0, LOOK_S)
         for _ in range(3):
-            patience.look()
+            assert writer.busy_since is not None
+            patience.look(writer.finished)
             await trio.sleep(500.0)
         with pytest.raises(CommitStalled):
-            patience.look()
+            patience.look(writer.finished)
 
     simulate(body)

@@ -11,7 +11,8 @@ import trio
 
 from store.engine import Fenced, WriteTxn
 from store.memory_engine import MemoryDisk, MemoryEngine
-from store.writer import CommitHung, ThreadWriter
+from store.patience import CommitStalled
+from store.writer import ThreadWriter
 
 
 def made() -> tuple[ThreadWriter, MemoryEngine, list[BaseException]]:
@@ -169,7 +170,7 @@ async def test_a_commit_that_hangs_on_the_loops_thread_is_fatal_though_the_loop_
     writer.submit_soon(lambda txn: told.wait(30), lambda _: None)
     writer.settle()
     ((error, thread),) = fatal
-    assert type(error) is CommitHung and "disk hangs" in str(error) and thread != threading.get_ident()
+    assert type(error) is CommitStalled and "disk hangs" in str(error) and thread != threading.get_ident()
     writer.close()
 
 
