@@ -3,24 +3,27 @@
 A change: compare-and-set *next* (the versioned put decides between controllers) -> per shard, independently: probe,
 freeze, copy, install -> create `config/<num>` and the request's record -> compare-and-set *current* -> deletes at the old
 owners -> `cleaned`. After *next* is posted it only goes forward; whoever comes later derives from the store what is left
-and finishes it. Any number of controllers may run at once: the loser of a put, and one that was cut off and comes back,
-are fenced by the numbers and return.
+and finishes it. A change that finds keys in a shard that nobody is to have is given up, and that goes forward too: what it
+was to give to nobody stays where it was (`ShardConfig.keeping`). Which of both it is, the creation of `config/<num>`
+decides. Any number of controllers may run at once: the loser of a put, and one that was cut off and comes back, are fenced
+by the numbers and return.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import trio
 
 from ctrler.configstore import ConfigStore
-from ctrler.moves import Fenced, Group, Move, Mover, Step, Stuck
+from ctrler.moves import Fenced, Group, Kept, Move, Mover, Step, Stuck
 from ctrler.records import (
     CLEANED,
     CURRENT,
     NEXT,
     Change,
+    Outcome,
     Past,
     addresses_key,
     config_key,
@@ -28,12 +31,14 @@ from ctrler.records import (
     pack_change,
     pack_config,
     pack_num,
+    pack_outcome,
     pack_past,
     request_key,
     unpack_addresses,
     unpack_change,
     unpack_config,
     unpack_num,
+    unpack_outcome,
     unpack_past,
 )
 from shardkv.commands import MAX_PAGE_BYTES, Code
@@ -64,6 +69,19 @@ class Status(NamedTuple):
     cleaned: int
     steps: tuple[Step, ...]
     trouble: str
+
+
+def _outcome(asked: ShardConfig, decided: ShardConfig) -> Outcome:
+    if decided == asked:
+        return Outcome(decided.num)
+    stay = sorted(set(decided.groups) - set(asked.groups))
+    return Outcome(decided.num, f"change {decided.num} was given up: groups {stay} hold keys that nobody would have")
+
+
+def _num_of(outcome: Outcome) -> int:
+    if outcome.given_up:
+        raise Refused(outcome.given_up)
+    return outcome.num
 
 
 def server_names(gid: int, count: int) -> tuple[str, ...]:
@@ -183,7 +201,7 @@ class Controller:
 
     async def leave(self, gids: Sequence[int], request: bytes = b"") -> int:
         """Let groups go and rebalance. Raises `Refused` for a stranger, and for the last group while it holds data; should
-        a key be written between that look and the freeze, the group keeps it, and the change waits until it is gone."""
+        a key be written between that look and the freeze, the change is given up: the group stays, and so does the key."""
         return await self._change(lambda config: config.leave(list(gids)), request)
 
     async def move(self, shard: int, gid: int, request: bytes = b"") -> int:
@@ -202,7 +220,7 @@ class Controller:
             await self.init_controller()
             done = await self._outcome_of(request)
             if done is not None:
-                return done
+                return _num_of(done)
             current, _ = await self.current()
             try:
                 new = make(current)
@@ -214,25 +232,26 @@ class Controller:
                 await self._require_empty(current)
             if await self._post(current, new, request):
                 try:
-                    await self._finish(new.num)
+                    decided = await self._finish(new.num)
                 except Unavailable as error:
                     raise Maybe(f"change {new.num} is posted and will be finished: {error}") from error
-                return new.num
+                return _num_of(_outcome(new, decided))
 
-    async def _outcome_of(self, request: bytes) -> int | None:
+    async def _outcome_of(self, request: bytes) -> Outcome | None:
         if not request:
             return None
         value, _ = await self._get(request_key(request))
-        return None if value is None else unpack_num(value)
+        return None if value is None else unpack_outcome(value)
 
     async def change_config_to(self, new: ShardConfig, request: bytes = b"") -> bool:
         """Make `new` the next configuration (its number is the current one plus 1) and carry it out. False, with nothing
-        done, if another controller posted a change of that number first. Returns also when it is fenced."""
+        done, if another controller posted a change of that number first. Returns also when it is fenced. Raises `Refused` if
+        the change was given up: it left keys to nobody."""
         await self.init_controller()
         current, _ = await self.current()
         if new.num != current.num + 1 or not await self._post(current, new, request):
             return False
-        await self._finish(new.num)
+        _num_of(_outcome(new, await self._finish(new.num)))
         return True
 
     async def _post(self, current: ShardConfig, new: ShardConfig, request: bytes) -> bool:
@@ -262,19 +281,25 @@ class Controller:
         if change is not None and change.config.num > current.num:
             await self._finish(change.config.num)
 
-    async def _finish(self, num: int) -> None:
-        """Carry the posted change `num` to its end. Returns when it is in force, by whomever."""
+    async def _finish(self, num: int) -> ShardConfig:
+        """Carry the posted change `num` to its end. Returns when it is in force, by whomever; with what is in force under
+        that number, which is not what was posted if the change was given up (`ShardConfig.keeping`)."""
         change, _ = await self._next()
         current, _ = await self.current()
         if change is None or change.config.num != num or current.num >= num:
-            return
+            return (await self.past(num)).config
+        moves = await self._moves(current, change.config)
+        mover = Mover(num, lambda: self._fenced(num), self._told, self._now, self._page_bytes)
         try:
-            await self._move_shards(current, change.config)
+            kept = await self._each(moves, mover.move)
+            decided = await self._record(change, change.config.keeping(current) if kept else change.config)
+            if decided != change.config:
+                await self._each(moves, mover.keep)
         except Fenced:
-            return
-        await self._record(change)
-        if await self._raise_current(change.config):
+            return (await self.past(num)).config
+        if await self._raise_current(decided):
             await self.clean()
+        return decided
 
     async def _fenced(self, num: int) -> bool:
         return (await self.current())[0].num >= num
@@ -291,16 +316,19 @@ class Controller:
         groups = {gid: await self._group(gid) for gid in sorted(gids)}
         return [Move(s, groups.get(old.shards[s]), groups.get(new.shards[s])) for s in moving]
 
-    async def _move_shards(self, old: ShardConfig, new: ShardConfig) -> None:
-        moves = await self._moves(old, new)
-        mover = Mover(new.num, lambda: self._fenced(new.num), self._told, self._now, self._page_bytes)
+    async def _each(self, moves: Sequence[Move], do: Callable[[Move], Awaitable[None]]) -> bool:
+        """Do it for each of the moves, some at a time. Whether one found keys that nobody was to have: the others go on to
+        their end then. Raises `Fenced`, `Stuck` for the first that does, and gives up the others."""
         room = trio.CapacityLimiter(MOVES_AT_ONCE)
         ended: list[Fenced | Stuck] = []
+        kept: list[Kept] = []
 
         async def one(move: Move, scope: trio.CancelScope) -> None:
             async with room:
                 try:
-                    await mover.move(move)
+                    await do(move)
+                except Kept as error:
+                    kept.append(error)
                 except (Fenced, Stuck) as error:
                     ended.append(error)
                     scope.cancel()
@@ -314,6 +342,7 @@ class Controller:
             if isinstance(error, Stuck):
                 self._trouble = str(error)
             raise error
+        return bool(kept)
 
     def _told(self, step: Step | None, shard: int) -> None:
         if step is None:
@@ -321,23 +350,26 @@ class Controller:
         else:
             self._steps[shard] = step
 
-    async def _record(self, change: Change) -> None:
-        """The history and the request's outcome: before *current*, so that no later change can overtake them."""
+    async def _record(self, change: Change, wanted: ShardConfig) -> ShardConfig:
+        """The history and the request's outcome: before *current*, so that no later change can overtake them. What stands
+        in the history from now on: the first controller to record it decides whether the change was given up."""
         RECORD.begin.reach()
-        past = Past(change.config, change.request, change.time_ms, self._wall_ms())
-        await self._create(config_key(change.config.num), pack_past(past))
+        past = Past(wanted, change.request, change.time_ms, self._wall_ms())
+        ours = await self._create(config_key(wanted.num), pack_past(past))
+        decided = wanted if ours else (await self.past(wanted.num)).config
         if change.request:
-            await self._create(request_key(change.request), pack_num(change.config.num))
+            await self._create(request_key(change.request), pack_outcome(_outcome(change.config, decided)))
         RECORD.done.reach()
+        return decided
 
-    async def _create(self, key: str, value: bytes) -> None:
-        """Put a record that is written once; somebody else's is as good."""
+    async def _create(self, key: str, value: bytes) -> bool:
+        """Put a record that is written once. True if it is there now by this call for certain."""
         while True:
             try:
                 await self.store.put(key, value, 0)
-                return
+                return True
             except VersionMismatch:
-                return
+                return False
             except Maybe:
                 continue
 

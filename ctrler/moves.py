@@ -1,4 +1,5 @@
 """Moving one shard: probe the destination, freeze the source, copy page by page, install; delete at the source later.
+A shard that holds keys is not given to nobody: the change is given up then, and its shards stay where they were.
 
 Every step is guarded by the number of the change and may be repeated, also by several controllers at once. Tries go on
 for as long as it takes; between them the caller's `fenced` is asked whether somebody else has finished the change.
@@ -20,6 +21,7 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
+    Keep,
     Reply,
     Summary,
     decode_reply,
@@ -40,6 +42,7 @@ ASKED = {
     "read": call("move.read", "a page of a shard from the source"),
     "copy": call("move.copy", "a page of a shard to the target"),
     "install": call("move.install", "the target serves a shard"),
+    "keep": call("move.keep", "the source goes on serving what nobody was to have"),
 }
 DELETE = call("move.delete", "the source forgets a shard")
 
@@ -57,6 +60,10 @@ NO_SPACE_S = 0.2
 
 class Fenced(Exception):
     """The change is no longer ours: it is finished, or a later one runs. Return and do nothing more."""
+
+
+class Kept(Exception):
+    """A shard that nobody was to have still holds keys. The text says which; the change is to be given up."""
 
 
 class Stuck(Exception):
@@ -116,7 +123,7 @@ class Mover:
         self._page_bytes = page_bytes
 
     async def move(self, move: Move) -> None:
-        """Until the target serves the shard. Raises `Fenced`, `Stuck`."""
+        """Until the target serves the shard. Raises `Fenced`, `Kept`, `Stuck`."""
         shard = move.shard
         try:
             if move.target is None:
@@ -134,6 +141,17 @@ class Mover:
                 position = again
         finally:
             self._told(None, shard)
+
+    async def keep(self, move: Move) -> None:
+        """What was to go to nobody stays with its source, and is served there. Raises `Fenced`, `Stuck`."""
+        if move.target is not None or move.source is None:
+            return
+        try:
+            reply = await self._command(move.source, "keep", Keep(move.shard, self.num))
+            if reply.code is not Code.OK:
+                raise self._stuck(move.source, move.shard, "keep", reply)
+        finally:
+            self._told(None, move.shard)
 
     async def delete(self, source: Group, shard: int, deadline_s: float) -> bool:
         """Delete what was moved away. False if the group did not answer in time."""
@@ -182,7 +200,7 @@ class Mover:
             asked.done.reach()
             return reply
 
-    async def _command(self, group: Group, step: str, command: Freeze | InstallChunk | Install) -> Reply:
+    async def _command(self, group: Group, step: str, command: Freeze | InstallChunk | Install | Keep) -> Reply:
         shard = command.shard
         data = encode_command(command)
         return await self._ask(
@@ -206,11 +224,8 @@ class Mover:
 
     async def _freeze(self, source: Group, shard: int, gid: int, addresses: tuple[str, ...]) -> Summary:
         reply = await self._command(source, "freeze", Freeze(shard, self.num, gid, addresses))
-        while reply.code is Code.REFUSED and gid == NOBODY:  # it still holds keys: it goes on serving them
-            if await self._fenced():
-                raise Fenced(f"change {self.num} was finished by somebody else")
-            await trio.sleep(PATIENCE_S)
-            reply = await self._command(source, "freeze, holds keys", Freeze(shard, self.num, gid, addresses))
+        if reply.code is Code.REFUSED and gid == NOBODY:
+            raise Kept(f"group {source.gid} keeps what it has: {reply.fields[0]}")
         if reply.code is Code.GONE:
             raise Fenced(f"shard {shard} was moved and deleted by somebody else")
         if reply.code is not Code.OK:

@@ -3,7 +3,7 @@
     next              [1, config JSON, request id, nonce, time_ms]   the change that runs, or the last one that did
     current           [1, config JSON]                               the configuration in force
     config/<num>      [1, config JSON, request id, time_ms, end_ms]  the history, each created once
-    request/<hex id>  [1, num]                                       the outcome of a request
+    request/<hex id>  [1, num] or [1, num, why]                      the outcome of a request; with why if it was given up
     cleaned           [1, num]                                       up to here nothing is left to delete at old owners
     addresses/<gid>   [1, {server name: address}]                    where the servers listen; reported by them
 
@@ -56,6 +56,13 @@ class Past(NamedTuple):
     end_ms: int
 
 
+class Outcome(NamedTuple):
+    """What came of a request: the configuration's number, and why that is not the one that was asked for."""
+
+    num: int
+    given_up: str = ""
+
+
 def _unpack(value: bytes, fields: int) -> list[Any]:
     row = array(loads(value))
     if row[:1] != [FORMAT]:
@@ -102,8 +109,23 @@ def unpack_past(value: bytes) -> Past:
     return Past(_config(text), request, time_ms, end_ms)
 
 
+def pack_outcome(outcome: Outcome) -> bytes:
+    """The value of `request/...`."""
+    return dumps([FORMAT, outcome.num, outcome.given_up] if outcome.given_up else [FORMAT, outcome.num])
+
+
+def unpack_outcome(value: bytes) -> Outcome:
+    """Raises `CodecError`."""
+    if len(array(loads(value))) == 2:
+        return Outcome(unpack_num(value))
+    num, why = _unpack(value, 2)
+    if type(num) is not int or type(why) is not str:
+        raise CodecError(f"no outcome: {num!r:.40}, {why!r:.60}")
+    return Outcome(num, why)
+
+
 def pack_num(num: int) -> bytes:
-    """The value of `request/...` and `cleaned`."""
+    """The value of `cleaned`."""
     return dumps([FORMAT, num])
 
 

@@ -24,12 +24,15 @@ so). `seq`, `acked_below` and `as_of` count per shard, see `raftlog.sessions`.
     INSTALL_CHUNK [17, shard, num, after, entries]               [position]               or RESUME, INSTALLED
     INSTALL       [18, shard, num, summary]                      []                       or RESUME
     DELETE_SHARD  [19, shard, num]                               []
+    KEEP          [20, shard, num]                               []
 
 The hand-over of a shard: an INSTALL_CHUNK with after = b"" and entries = b"" at the destination (it answers where to go
 on; a dead destination takes no shard out of service) -> FREEZE at the source -> READ_SHARD pages from any peer of the
 source (NOT_YET from one that has not applied the freeze), each handed on as INSTALL_CHUNK with the same `after` and the
 same `entries`, unread -> INSTALL with the source's summary -> DELETE_SHARD at the source. A shard without a source is
-made by INSTALL with `summary_of_nobody`. Every step may be repeated and made by several controllers at once.
+made by INSTALL with `summary_of_nobody`. A shard with keys is not frozen for nobody (REFUSED): such a change is given up, and
+KEEP gives the shards it would have taken back to those who had them. Every step may be repeated and made by several
+controllers at once.
 
     summary    [rows, size, hash (16 bytes), sessions, hash of the sessions, tick, horizon, last position]
     entries    b"" or the CBOR array [position, payload, position, payload ...], positions ascending. A position is
@@ -142,6 +145,7 @@ class Tag(IntEnum):
     INSTALL_CHUNK = 17
     INSTALL = 18
     DELETE_SHARD = 19
+    KEEP = 20
 
 
 # --- keys and values -------------------------------------------------------------------------------------------------
@@ -306,7 +310,14 @@ class DeleteShard(NamedTuple):
     num: int
 
 
-Command = Put | Delete | Freeze | InstallChunk | Install | DeleteShard
+class Keep(NamedTuple):
+    """Go on serving what config `num` was to give to nobody."""
+
+    shard: int
+    num: int
+
+
+Command = Put | Delete | Freeze | InstallChunk | Install | DeleteShard | Keep
 
 
 def encode_command(command: Command) -> bytes:
@@ -325,6 +336,8 @@ def encode_command(command: Command) -> bytes:
             items = [Tag.INSTALL, shard, num, list(summary)]
         case DeleteShard():
             items = [Tag.DELETE_SHARD, *command]
+        case Keep():
+            items = [Tag.KEEP, *command]
     items[0] = int(items[0])
     _build(items)
     return dumps(items)
@@ -373,6 +386,10 @@ def _delete_shard(shard: Any, num: Any) -> DeleteShard:
     return DeleteShard(checked_shard(shard), checked_num(num))
 
 
+def _keep(shard: Any, num: Any) -> Keep:
+    return Keep(checked_shard(shard), checked_num(num))
+
+
 _COMMANDS: dict[int, tuple[int, Callable[..., Command]]] = {
     Tag.PUT: (3, _put),
     Tag.DELETE: (2, _delete),
@@ -380,6 +397,7 @@ _COMMANDS: dict[int, tuple[int, Callable[..., Command]]] = {
     Tag.INSTALL_CHUNK: (4, _install_chunk),
     Tag.INSTALL: (3, _install),
     Tag.DELETE_SHARD: (2, _delete_shard),
+    Tag.KEEP: (2, _keep),
 }
 
 
@@ -443,7 +461,7 @@ OK_FIELDS: dict[Method, int] = {
 
 def ok_fields(command: Command) -> int:
     """The number of fields of the OK reply to a command."""
-    return 0 if isinstance(command, Install | DeleteShard) else 1
+    return 0 if isinstance(command, Install | DeleteShard | Keep) else 1
 
 
 class Hint(NamedTuple):

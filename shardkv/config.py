@@ -114,6 +114,12 @@ class ShardConfig:
             raise ValueError(f"group {gid!r:.60} is not a member")
         return ShardConfig(self.num + 1, (*self.shards[:shard], gid, *self.shards[shard + 1 :]), self.groups)
 
+    def keeping(self, old: ShardConfig) -> ShardConfig:
+        """This configuration, but what it gives to nobody stays with its owner in `old`, whose group stays a member."""
+        shards = tuple(had if gid == NOBODY else gid for gid, had in zip(self.shards, old.shards, strict=True))
+        kept = {gid: servers for gid, servers in old.groups.items() if gid in shards}
+        return ShardConfig(self.num, shards, {**kept, **self.groups})
+
     # --- questions ---------------------------------------------------------------------------------------------------
 
     def shard_of(self, key: str | bytes) -> int:

@@ -33,6 +33,7 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
+    Keep,
     Summary,
     bad_request,
     checked_int,
@@ -78,6 +79,7 @@ _EVENTS: dict[type, Event] = {
     InstallChunk: Event.CHUNK,
     Install: Event.INSTALL,
     DeleteShard: Event.DELETE,
+    Keep: Event.KEEP,
 }
 
 
@@ -159,6 +161,14 @@ class GroupMachine(VersionedMachine):
                 return [int(Code.OK)] if action is Action.AGAIN else self._install(txn, shard, record, command.summary)
             case DeleteShard():
                 return [int(Code.OK)]
+            case Keep():
+                return self._keep(txn, shard, record, command.num) if action is Action.KEEP else [int(Code.OK)]
+
+    def _keep(self, txn: WriteTxn, shard: int, record: ShardRecord, num: int) -> list[Any]:
+        if record.state is State.FROZEN and record.gid != NOBODY:
+            return error(Code.REFUSED, f"shard {shard} goes to group {record.gid} at num {num}")
+        self.put_record(txn, shard, record._replace(state=State.SERVING, num=num, gid=None, addresses=()))
+        return [int(Code.OK)]
 
     def _stage_anew(self, txn: WriteTxn, shard: int, record: ShardRecord, incarnation: int, num: int) -> ShardRecord:
         if record.state in (State.STAGING, State.FROZEN):

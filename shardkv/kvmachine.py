@@ -28,6 +28,7 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
+    Keep,
     Put,
     Tag,
     bad_request,
@@ -43,11 +44,11 @@ from shardkv.shards import SHARDS, ShardRecord, State, decode_record, encode_rec
 from store.engine import ReadTxn, WriteTxn
 from store.keys import u16
 
-Control = Freeze | InstallChunk | Install | DeleteShard
+Control = Freeze | InstallChunk | Install | DeleteShard | Keep
 """The commands of the hand-over."""
 
 _DESCRIBED = (State.SERVING, State.FROZEN)
-_SMALL = frozenset(bytes((tag,)) for tag in (Tag.DELETE, Tag.FREEZE, Tag.INSTALL, Tag.DELETE_SHARD))
+_SMALL = frozenset(bytes((tag,)) for tag in (Tag.DELETE, Tag.FREEZE, Tag.INSTALL, Tag.DELETE_SHARD, Tag.KEEP))
 _ONE_LONGER = {head: bytes((head + 1,)) for head in range(0x80, 0x97)}
 """By the head of a CBOR array of less than 23 items, that of an array with one more."""
 _WORDS = {

@@ -10,6 +10,7 @@ relation of the event's num to the stored one); `draw` writes it for the documen
 * The same num again is answered without a second effect. An install on `serving` has no effect: puts may have happened.
 * A higher num freezes only what is served, deletes only what was frozen, and installs over anything dead.
 * A group that is the destination of a num refuses to freeze or delete under it; its source refuses to install.
+* What is kept under a num is not frozen under it any more: the change that wanted it for nobody is given up.
 
 Format of a shard's record (table "shards", key: shard u16), version 1, big-endian:
 
@@ -64,6 +65,7 @@ class Event(Enum):
     CHUNK = auto()
     INSTALL = auto()
     DELETE = auto()
+    KEEP = auto()
 
 
 class Relation(Enum):
@@ -99,6 +101,8 @@ class Action(Enum):
     """-> serving, if what is staged is what the source says."""
     DELETE = "delete"
     """-> deleted; the rows are retired."""
+    KEEP = "keep"
+    """-> serving at this num, unless it was frozen for another group."""
 
 
 _SAME: dict[tuple[State, Event], Action] = {
@@ -106,40 +110,49 @@ _SAME: dict[tuple[State, Event], Action] = {
     (State.STAGING, Event.CHUNK): Action.STAGE_ON,
     (State.STAGING, Event.INSTALL): Action.INSTALL,
     (State.STAGING, Event.DELETE): Action.REFUSE,
+    (State.STAGING, Event.KEEP): Action.REFUSE,
     (State.SERVING, Event.FREEZE): Action.REFUSE,
     (State.SERVING, Event.CHUNK): Action.INSTALLED,
     (State.SERVING, Event.INSTALL): Action.AGAIN,
     (State.SERVING, Event.DELETE): Action.REFUSE,
+    (State.SERVING, Event.KEEP): Action.AGAIN,
     (State.FROZEN, Event.FREEZE): Action.AGAIN,
     (State.FROZEN, Event.CHUNK): Action.REFUSE,
     (State.FROZEN, Event.INSTALL): Action.REFUSE,
     (State.FROZEN, Event.DELETE): Action.DELETE,
+    (State.FROZEN, Event.KEEP): Action.KEEP,
     (State.DELETED, Event.FREEZE): Action.GONE,
     (State.DELETED, Event.CHUNK): Action.REFUSE,
     (State.DELETED, Event.INSTALL): Action.REFUSE,
     (State.DELETED, Event.DELETE): Action.AGAIN,
+    (State.DELETED, Event.KEEP): Action.REFUSE,
 }
 _HIGHER: dict[tuple[State, Event], Action] = {
     (State.ABSENT, Event.FREEZE): Action.REFUSE,
     (State.ABSENT, Event.CHUNK): Action.STAGE,
     (State.ABSENT, Event.INSTALL): Action.INSTALL_ANEW,
     (State.ABSENT, Event.DELETE): Action.REFUSE,
+    (State.ABSENT, Event.KEEP): Action.REFUSE,
     (State.STAGING, Event.FREEZE): Action.REFUSE,
     (State.STAGING, Event.CHUNK): Action.STAGE,
     (State.STAGING, Event.INSTALL): Action.INSTALL_ANEW,
     (State.STAGING, Event.DELETE): Action.REFUSE,
+    (State.STAGING, Event.KEEP): Action.REFUSE,
     (State.SERVING, Event.FREEZE): Action.FREEZE,
     (State.SERVING, Event.CHUNK): Action.REFUSE,
     (State.SERVING, Event.INSTALL): Action.REFUSE,
     (State.SERVING, Event.DELETE): Action.REFUSE,
+    (State.SERVING, Event.KEEP): Action.KEEP,
     (State.FROZEN, Event.FREEZE): Action.REFUSE,
     (State.FROZEN, Event.CHUNK): Action.STAGE,
     (State.FROZEN, Event.INSTALL): Action.INSTALL_ANEW,
     (State.FROZEN, Event.DELETE): Action.DELETE,
+    (State.FROZEN, Event.KEEP): Action.REFUSE,
     (State.DELETED, Event.FREEZE): Action.REFUSE,
     (State.DELETED, Event.CHUNK): Action.STAGE,
     (State.DELETED, Event.INSTALL): Action.INSTALL_ANEW,
     (State.DELETED, Event.DELETE): Action.REFUSE,
+    (State.DELETED, Event.KEEP): Action.REFUSE,
 }
 
 TABLE: dict[tuple[State, Event, Relation], Action] = {

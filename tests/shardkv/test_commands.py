@@ -22,6 +22,7 @@ from shardkv.commands import (
     Hint,
     Install,
     InstallChunk,
+    Keep,
     Put,
     Reply,
     TooLarge,
@@ -49,6 +50,7 @@ GOLDEN: list[tuple[Command, str]] = [
         "8412030988000050" + "00" * 16 + "0050" + "00" * 16 + "000040",
     ),
     (DeleteShard(3, 9), "83130309"),
+    (Keep(3, 9), "83140309"),
 ]
 
 
@@ -165,5 +167,5 @@ def test_hints_and_rows_are_checked() -> None:
 
 
 def test_ok_fields_of_commands() -> None:
-    assert [ok_fields(command) for command, _ in GOLDEN] == [1, 1, 1, 1, 1, 0, 0]
+    assert [ok_fields(command) for command, _ in GOLDEN] == [1, 1, 1, 1, 1, 0, 0, 0]
     assert loads(encode_command(GOLDEN[0][0]))[0] == 1

@@ -17,6 +17,7 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
+    Keep,
     Put,
     Summary,
     encode_command,
@@ -102,6 +103,31 @@ def test_a_shard_with_keys_is_not_frozen_for_nobody() -> None:
     assert box.get(HERE[0]) == [Code.OK, b"v", 1]
     box.do(Delete(HERE[0]))
     assert box.do(Freeze(SHARD, 2, 0, ()))[0] == Code.OK
+
+
+def test_what_nobody_was_to_have_is_kept_with_its_sessions_and_not_frozen_again() -> None:
+    box = group()
+    assert send(box, 5, 1, Put(HERE[0], b"v", 0)) == [Code.OK, 1, 1]
+    assert box.do(Delete(HERE[0]))[0] == Code.OK
+    assert box.do(Freeze(SHARD, 2, 0, ()))[0] == Code.OK
+    assert box.get(HERE[0])[0] == Code.WRONG_GROUP
+    assert box.do(Keep(SHARD, 2)) == box.do(Keep(SHARD, 2)) == [Code.OK]
+    assert box.do(Freeze(SHARD, 2, 0, ()))[0] == Code.REFUSED  # of a controller that does not know yet
+    assert box.do(DeleteShard(SHARD, 2))[0] == Code.REFUSED
+    assert send(box, 5, 1, Put(HERE[0], b"v", 0)) == [Code.OK, 1, 1]  # the first answer, no second effect
+    assert box.get(HERE[0]) == [Code.NO_KEY]
+    assert box.do(Freeze(SHARD, 3, 7, ("x:1",)))[0] == Code.OK
+    refused = box.do(Keep(SHARD, 3))
+    assert refused[0] == Code.REFUSED and "goes to group 7" in refused[1]
+    assert box.do(Keep(SHARD, 2)) == [Code.STALE, 3]
+
+
+def test_what_was_never_frozen_is_kept_under_the_number_too() -> None:
+    """Else a freeze that is late would take the shard away after its change was given up."""
+    box = group()
+    assert box.do(Keep(SHARD, 2)) == [Code.OK]
+    assert box.do(Freeze(SHARD, 2, 0, ()))[0] == Code.REFUSED
+    assert box.do(Put(HERE[0], b"v"))[0] == Code.OK
 
 
 def test_a_shard_that_belonged_to_nobody_remembers_that_it_forgot() -> None:

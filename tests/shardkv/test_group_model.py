@@ -19,6 +19,7 @@ from shardkv.commands import (
     Freeze,
     Install,
     InstallChunk,
+    Keep,
     Put,
     Summary,
     encode_command,
@@ -201,6 +202,17 @@ class Moves(RuleBasedStateMachine):
         else:
             assert self.order(source, DeleteShard(shard, move.num)) == [Code.OK]
             del self.moves[shard]
+
+    @rule(shard=st.integers(0, SHARDS - 1))
+    def nobody_is_to_have_it(self, shard: int) -> None:
+        """A change that would give the shard to nobody, and is given up, whether or not it has frozen the shard."""
+        if shard in self.moves:
+            return
+        num, owner = self.num[shard] + 1, self.owner[shard]
+        holds = any(shard_of(key, SHARDS) == shard for key in self.model)
+        assert self.order(owner, Freeze(shard, num, 0, ()))[0] == (Code.REFUSED if holds else Code.OK)
+        assert self.order(owner, Keep(shard, num)) == [Code.OK]
+        self.num[shard] = num
 
     @rule(pick=PICK)
     def old_controller(self, pick: int) -> None:

@@ -5,7 +5,18 @@ from itertools import product
 import pytest
 
 from raftlog.codec import loads
-from shardkv.commands import EMPTY_SUMMARY, Code, Command, DeleteShard, Freeze, Install, InstallChunk, encode_command
+from shardkv.commands import (
+    EMPTY_SUMMARY,
+    Code,
+    Command,
+    DeleteShard,
+    Freeze,
+    Install,
+    InstallChunk,
+    Keep,
+    encode_command,
+)
+from shardkv.config import NOBODY
 from shardkv.group import GroupMachine
 from shardkv.shards import (
     NO_SHARD,
@@ -55,7 +66,14 @@ def test_only_what_was_frozen_is_deleted() -> None:
 def test_nothing_overwrites_what_is_served() -> None:
     for key in POSSIBLE:
         if key[0] is State.SERVING:
-            assert TABLE[key] in (Action.STALE, Action.REFUSE, Action.AGAIN, Action.INSTALLED, Action.FREEZE)
+            assert TABLE[key] in (
+                Action.STALE,
+                Action.REFUSE,
+                Action.AGAIN,
+                Action.INSTALLED,
+                Action.FREEZE,
+                Action.KEEP,
+            )
 
 
 def test_an_install_replaces_every_dead_incarnation() -> None:
@@ -72,13 +90,19 @@ def test_the_answers_at_the_same_num() -> None:
     assert TABLE[State.SERVING, Event.INSTALL, same] is Action.AGAIN
     assert TABLE[State.SERVING, Event.DELETE, same] is Action.REFUSE
     assert TABLE[State.STAGING, Event.DELETE, same] is Action.REFUSE
+    assert TABLE[State.SERVING, Event.FREEZE, same] is Action.REFUSE  # what is kept stays kept
+
+
+def test_only_an_owner_keeps_and_only_under_the_change_that_took_it_away() -> None:
+    keeps = {(s, how) for (s, event, how), action in TABLE.items() if event is Event.KEEP and action is Action.KEEP}
+    assert keeps == {(State.SERVING, Relation.HIGHER), (State.FROZEN, Relation.SAME)}
 
 
 STEPS: dict[State, list[Command]] = {
     State.ABSENT: [],
     State.STAGING: [InstallChunk(0, 5, b"", b"")],
     State.SERVING: [Install(0, 5, EMPTY_SUMMARY)],
-    State.FROZEN: [Install(0, 4, EMPTY_SUMMARY), Freeze(0, 5, 2, ("b",))],
+    State.FROZEN: [Install(0, 4, EMPTY_SUMMARY), Freeze(0, 5, NOBODY, ())],
     State.DELETED: [Install(0, 4, EMPTY_SUMMARY), Freeze(0, 5, 2, ("b",)), DeleteShard(0, 5)],
 }
 EVENTS: dict[Event, type] = {
@@ -86,6 +110,7 @@ EVENTS: dict[Event, type] = {
     Event.CHUNK: InstallChunk,
     Event.INSTALL: Install,
     Event.DELETE: DeleteShard,
+    Event.KEEP: Keep,
 }
 OUTCOMES: dict[Action, tuple[Code, State | None]] = {
     Action.STALE: (Code.STALE, None),
@@ -99,6 +124,7 @@ OUTCOMES: dict[Action, tuple[Code, State | None]] = {
     Action.INSTALL_ANEW: (Code.OK, State.SERVING),
     Action.INSTALL: (Code.OK, State.SERVING),
     Action.DELETE: (Code.OK, State.DELETED),
+    Action.KEEP: (Code.OK, State.SERVING),
 }
 
 
@@ -113,6 +139,7 @@ def test_the_machine_does_what_the_table_says(state: State, event: Event, how: R
         Event.CHUNK: InstallChunk(0, num, b"", b""),
         Event.INSTALL: Install(0, num, EMPTY_SUMMARY),
         Event.DELETE: DeleteShard(0, num),
+        Event.KEEP: Keep(0, num),
     }[event]
     before, was = box.hash, record_of(box)
     code, after = OUTCOMES[TABLE[state, event, how]]
@@ -138,10 +165,10 @@ def record_of(box: Box) -> ShardRecord:
 
 def test_the_drawing_has_every_cell() -> None:
     lines = draw().splitlines()
-    assert lines[0].split() == ["state", "num", "freeze", "chunk", "install", "delete"]
+    assert lines[0].split() == ["state", "num", "freeze", "chunk", "install", "delete", "keep"]
     assert len(lines) == 1 + len(POSSIBLE) // len(Event)
-    assert "serving  >    freeze       refused     refused              refused" in lines
-    assert "frozen   =    same answer  refused     refused              delete" in lines
+    assert "serving  >    freeze       refused     refused              refused      keep" in lines
+    assert "frozen   =    same answer  refused     refused              delete       keep" in lines
 
 
 def test_relation() -> None:

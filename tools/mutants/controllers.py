@@ -84,8 +84,8 @@ MUTANTS = (
         (
             Edit(
                 "ctrler.controller",
-                "            await self._move_shards(current, change.config)\n        except Fenced:\n            return",
-                "            with trio.move_on_after(0.05):\n                await self._move_shards(current, change.config)\n        except Fenced:\n            return",
+                "            kept = await self._each(moves, mover.move)\n",
+                "            kept = False\n            with trio.move_on_after(0.05):\n                kept = await self._each(moves, mover.move)\n",
             ),
         ),
     ),

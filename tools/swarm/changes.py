@@ -132,7 +132,8 @@ class Changer:
             else:
                 await changes.move(self.rng.randrange(len(config.shards)), self.rng.choice(inside))
         except KvError as error:
-            self.count(f"change refused: {type(error).__name__}")
+            given_up = "was given up" in str(error)
+            self.count("change given up" if given_up else f"change refused: {type(error).__name__}")
         else:
             self.count(kind)
 
