@@ -31,7 +31,7 @@ from shardkv.commands import (
     unpack_summary,
 )
 from shardkv.config import NOBODY
-from shardkv.errors import Unavailable
+from shardkv.errors import KvError, Unavailable
 from shardkv.group_clerk import ATTEMPT_S
 from shardkv.methods import Method
 from store.failpoints import call
@@ -93,6 +93,14 @@ class Move(NamedTuple):
     shard: int
     source: Group | None
     target: Group | None
+
+
+class Page(NamedTuple):
+    """Entries of a shard, the position of the last one, and whether others follow."""
+
+    entries: bytes
+    last: bytes
+    more: bool
 
 
 @dataclass(slots=True)
@@ -234,30 +242,70 @@ class Mover:
 
     async def _copy(self, source: Group, target: Group, shard: int, position: bytes, summary: Summary) -> bytes | None:
         """Copy what follows `position` and install. None when installed, else the position to go on from."""
-        while position < summary.last:
-            page = await self._read(source, shard, position)
-            if page.code is Code.NOT_YET:  # it applies the freeze soon, or is cut off: another peer is asked next
-                await trio.sleep(NOT_YET_S)
-                continue
-            if page.code is Code.GONE:
-                raise Fenced(f"shard {shard} was moved and deleted by somebody else")
-            if page.code is not Code.OK:
-                raise self._stuck(source, shard, "read", page)
-            reply = await self._command(target, "copy", InstallChunk(shard, self.num, position, page.fields[1]))
-            if reply.code is Code.INSTALLED:
-                return None
-            if reply.code not in (Code.OK, Code.RESUME):
-                raise self._stuck(target, shard, "copy", reply)
-            position = bytes(reply.fields[0])
+        if position < summary.last:
+            reached = await self._hand_on(source, target, shard, position)
+            if reached is None or reached < summary.last:
+                return reached
         return await self._install(target, shard, summary)
 
-    async def _read(self, source: Group, shard: int, position: bytes) -> Reply:
+    async def _hand_on(self, source: Group, target: Group, shard: int, position: bytes) -> bytes | None:
+        """The pages behind `position` to the target, each while the next one is read. Where the staging goes on in the end,
+        None if it serves the shard already."""
+        pages, taken = trio.open_memory_channel[InstallChunk](0)
+        reply: Reply | None = None
+        problems: list[Exception] = []
+
+        async def read() -> None:
+            async with pages:
+                after, more = position, True
+                while more:
+                    page = await self._read(source, shard, after)
+                    await pages.send(InstallChunk(shard, self.num, after, page.entries))
+                    after, more = page.last, page.more
+
+        async def copy() -> None:
+            nonlocal reply
+            async for chunk in taken:
+                reply = await self._command(target, "copy", chunk)
+                if reply.code not in (Code.OK, Code.RESUME, Code.INSTALLED):
+                    raise self._stuck(target, shard, "copy", reply)
+                if reply.code is not Code.OK:  # it goes on elsewhere, or not at all
+                    nursery.cancel_scope.cancel()
+
+        async def without_group(task: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await task()
+            except (KvError, Fenced, Stuck) as problem:
+                problems.append(problem)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(without_group, read)
+            nursery.start_soon(without_group, copy)
+        if problems:
+            raise problems[0]
+        assert reply is not None, "no page was read"
+        return None if reply.code is Code.INSTALLED else bytes(reply.fields[0])
+
+    async def _read(self, source: Group, shard: int, position: bytes) -> Page:
+        """The page behind `position`. Raises `Fenced`, `Stuck`."""
         args = [shard, self.num, position, self._page_bytes]
 
         async def ask(patience_s: float) -> list[Any]:
             return await source.call(Method.READ_SHARD, args, deadline_s=patience_s, attempt_s=patience_s)
 
-        return await self._ask(source, shard, "read", ask, 4)
+        while True:
+            reply = await self._ask(source, shard, "read", ask, 4)
+            match reply.code:
+                case Code.OK:
+                    _, entries, last, more = reply.fields
+                    return Page(entries, last, more)
+                case Code.NOT_YET:  # it applies the freeze soon, or is cut off: another peer is asked next
+                    await trio.sleep(NOT_YET_S)
+                case Code.GONE:
+                    raise Fenced(f"shard {shard} was moved and deleted by somebody else")
+                case _:
+                    raise self._stuck(source, shard, "read", reply)
 
     async def _install(self, target: Group, shard: int, summary: Summary) -> bytes | None:
         reply = await self._command(target, "install", Install(shard, self.num, summary))

@@ -15,6 +15,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from struct import Struct
 from typing import Any
 
@@ -77,6 +78,18 @@ _MARK = hash("the end of a value").to_bytes(8, "big", signed=True)
 """Python keys the hashes of strings with a random number per process."""
 _MARK_ENCODED = cbor2.dumps(_MARK)
 
+LONG_BYTES = 64 << 10
+"""From here on data is read as a file."""
+_LIMITS: dict[str, Any] = {
+    "tag_hook": _no_tag,
+    "semantic_decoders": _NO_TAGS,
+    "max_depth": MAX_DEPTH + 1,
+    "allow_indefinite": False,
+    "allow_duplicate_keys": False,
+    "strict_hashable_types": True,
+}
+_LONG_LIMITS = {**_LIMITS, "max_depth": MAX_DEPTH}
+
 
 def dumps(value: Any) -> bytes:
     """Canonical enough: equal values of arrays, ints (64 bits), bytes, str, bool and None give equal bytes."""
@@ -99,21 +112,19 @@ def loads(data: bytes) -> Any:
 
     cbor2 ignores what follows a value unless it reads from a file, which costs twice the time. So `data` is read as the
     first of two items; the second is a mark that nobody outside this process knows, and comes out whole only if `data` is
-    exactly one value.
+    exactly one value. To copy long data for that takes longer than the file.
     """
     try:
-        value, mark = cbor2.loads(
-            b"".join((_TWO_ITEMS, data, _MARK_ENCODED)),
-            tag_hook=_no_tag,
-            semantic_decoders=_NO_TAGS,
-            max_depth=MAX_DEPTH + 1,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        )
+        if len(data) < LONG_BYTES:
+            value, mark = cbor2.loads(b"".join((_TWO_ITEMS, data, _MARK_ENCODED)), **_LIMITS)
+            whole = mark == _MARK
+        else:
+            file = BytesIO(data)
+            value = cbor2.CBORDecoder(file, **_LONG_LIMITS).decode()
+            whole = file.tell() == len(data)
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise CodecError(f"not CBOR: {error}") from error
-    if mark != _MARK:
+    if not whole:
         raise CodecError("more bytes after the value")
     return value
 

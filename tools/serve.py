@@ -33,6 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.allocator import keep_freed_memory
 from tools.settings import PeerSettings, SettingsError, address_text, is_loopback, read_settings
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def _serve(settings: PeerSettings, report: Report, new: bool, failpoints: str | 
     if failpoints is not None and (wrong := _arm(failpoints)):
         return report.fail(f"{settings.name}: --failpoints: {wrong}", USAGE)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_freed_memory()
     # All that the imports made stays for ever: the collector need not look at it again.
     gc.collect()
     gc.freeze()

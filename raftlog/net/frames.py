@@ -128,13 +128,16 @@ class Deframer:
     def feed(self, data: bytes) -> list[bytes]:
         """The bodies that `data` completes. Raises `FrameError` at a length over the limit."""
         buffer = self._buffer
+        bodies: list[bytes] = []
         if buffer:
             buffer += data
             if len(buffer) < self._wanted:
-                return []
-            data = bytes(buffer)
+                return bodies
+            with memoryview(buffer) as view:  # a long frame is copied once
+                if self._wanted > 4:
+                    bodies.append(bytes(view[4 : self._wanted]))
+                data = bytes(view[self._wanted if bodies else 0 :])
             buffer.clear()
-        bodies = []
         at, end = 0, len(data)
         self._wanted = 4
         while end - at >= 4:

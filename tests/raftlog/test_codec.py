@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftlog.codec import (
+    LONG_BYTES,
     MAX_DEPTH,
     MAX_INT,
     CodecError,
@@ -174,7 +175,7 @@ def test_a_flipped_byte_gives_another_message_or_codec_error(message: Message, d
     fails_with_codec_error_only(lambda found: decode_message(loads(found)), bytes(encoded))
 
 
-@pytest.mark.parametrize(
+NEVER_SAID = pytest.mark.parametrize(
     "what",
     [
         pytest.param("c0 61 78", id="date as text"),
@@ -204,9 +205,29 @@ def test_a_flipped_byte_gives_another_message_or_codec_error(message: Message, d
         pytest.param("", id="nothing"),
     ],
 )
+
+
+@NEVER_SAID
 def test_what_cbor_can_say_and_we_never_do_is_refused(what: str) -> None:
     with pytest.raises(CodecError):
         loads(bytes.fromhex(what))
+
+
+@NEVER_SAID
+def test_it_is_refused_in_long_data_too(what: str) -> None:
+    """Which is read in another way."""
+    with pytest.raises(CodecError):
+        loads(b"\x82" + dumps(bytes(LONG_BYTES)) + bytes.fromhex(what))
+
+
+@pytest.mark.parametrize("size", [0, LONG_BYTES - 5, LONG_BYTES, 1 << 20])
+def test_data_of_any_length_is_held_to_the_same_limits(size: int) -> None:
+    data = dumps(bytes(size))
+    deepest = b"\x81" * MAX_DEPTH + data
+    assert dumps(loads(deepest)) == deepest
+    for wrong in (b"\x81" + deepest, deepest + b"\0", deepest + data, deepest[:-1]):
+        with pytest.raises(CodecError):
+            loads(wrong)
 
 
 def test_an_integer_of_a_million_digits_is_refused_before_it_is_made() -> None:

@@ -115,8 +115,13 @@ MUTANTS = (
             Edit("shardkv.group", "        if staged != wanted:\n", "        if False:\n"),
             Edit(
                 "ctrler.moves",
-                "        while position < summary.last:\n",
-                "        while position < summary.last[:1]:\n",
+                "                    after, more = page.last, page.more\n",
+                "                    after, more = page.last, False\n",
+            ),
+            Edit(
+                "ctrler.moves",
+                "            if reached is None or reached < summary.last:\n",
+                "            if reached is None:\n",
             ),
         ),
     ),

@@ -57,6 +57,15 @@ def test_any_cut_of_a_stream_gives_the_same_frames(bodies: list[bytes], data: st
     assert found == bodies
 
 
+def test_long_frames_come_whole_out_of_short_reads() -> None:
+    bodies = [bytes([number]) * size for number, size in enumerate((200_000, 0, 1, 70_000, 3))]
+    stream = b"".join(frame(body) for body in bodies)
+    for read in (1 << 16, 65_537, 999):
+        deframer = Deframer()
+        assert [b for at in range(0, len(stream), read) for b in deframer.feed(stream[at : at + read])] == bodies
+        assert deframer.feed(frame(b"next")) == [b"next"]
+
+
 def test_a_length_above_the_limit_is_refused_as_soon_as_it_is_seen() -> None:
     deframer = Deframer(10)
     assert deframer.feed(frame(bytes(10)) + b"\0\0\0") == [bytes(10)]
