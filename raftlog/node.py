@@ -267,7 +267,7 @@ class Node:
             if now >= core.deadline():
                 core.on_time(now)
         self._carry_out_all()
-        self._reads.make_early()
+        self._reads.work()
         if core.state.stalled:
             self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
         self._look_at_role()

@@ -3,10 +3,14 @@
 A read needs a state that has all that was committed when it was asked for, and the certainty that nobody else led by then.
 The core finds out the second by a round of heartbeats; the first is true of the leader's own state as soon as it has
 applied what it knows to be committed. So a small read is made while the round is out, and only told after it.
+
+Reads are made and told a few in a turn. So what was told first is on its way while the others are made, and clients that
+asked together do not go on asking together, with this peer idle until the last of them has its answer.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 EARLY_READS = 512
 """The most reads that were made and may not be told yet: their values take memory."""
 
+SLICE = 32
+"""How many reads are made, and how many are told, in one turn."""
+
 _UNREAD: Any = object()
 
 
@@ -30,6 +37,8 @@ class _Read:
     done: Callable[[Any], Any]
     early: bool
     value: Any = _UNREAD
+    out: bool = True
+    """Its round is."""
 
 
 class NodeReads:
@@ -38,14 +47,16 @@ class NodeReads:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._new: list[_Read] = []
-        self._asked: list[_Read] = []
-        """Those of this turn."""
+        self._asked: deque[_Read] = deque()
+        """Those that may be made early, if their rounds are still out."""
         self._made = 0
-        """How many were made and not told yet."""
+        """How many were made early and not told yet."""
+        self._ready: deque[_Read] = deque()
+        """Those whose rounds are done."""
 
     def __bool__(self) -> bool:
         """Some wait for a turn."""
-        return bool(self._new)
+        return bool(self._new or self._ready or self._asked)
 
     def add(self, read: Callable[[ReadTxn], Any], done: Callable[[Any], Any], *, early: bool) -> None:
         """See `ReplicatedStateMachine.when_readable`."""
@@ -54,36 +65,46 @@ class NodeReads:
     def ask(self) -> None:
         """Give the core what came in since the last turn."""
         if self._new:
-            self._asked, self._new = self._new, []
-            self._node.core.read(self._asked, self._node.clock())
-
-    def make_early(self) -> None:
-        """Once all else of the turn is done: make the reads of the turn that may be made now."""
-        asked = self._asked
-        if asked:
-            self._asked = []
-            if self._node.core.may_read_early():
-                view = self._node.rsm.view
-                for read in asked[: EARLY_READS - self._made]:
-                    if read.early:
-                        read.value = read.read(view)
-                        self._made += 1
+            asked, self._new = self._new, []
+            self._node.core.read(asked, self._node.clock())
+            self._asked.extend(read for read in asked if read.early and read.out)
 
     def answer(self, done: ReadDone) -> None:
-        """Tell those of a round what they read, or that this peer does not lead."""
+        """The round of these is done: they are told what they read, or that this peer does not lead."""
         reads: list[_Read] = done.token
-        view = self._node.rsm.view
         for read in reads:
-            if read.value is not _UNREAD:
-                self._made -= 1
-            if not done.ready:
-                read.done(NotLeader(self._node.leader()))
+            read.out = False
+            if done.ready:
+                self._ready.append(read)
             else:
-                read.done(read.read(view) if read.value is _UNREAD else read.value)
+                self._told(read)
+                read.done(NotLeader(self._node.leader()))
         reads.clear()
 
+    def work(self) -> None:
+        """Once all else of the turn is done: tell some whose round is done, and make some whose round is out."""
+        view = self._node.rsm.view
+        ready, asked = self._ready, self._asked
+        for _ in range(min(len(ready), SLICE)):
+            read = ready.popleft()
+            self._told(read)
+            read.done(read.read(view) if read.value is _UNREAD else read.value)
+        if asked and not self._node.core.may_read_early():
+            asked.clear()
+        for _ in range(min(len(asked), SLICE)):
+            read = asked.popleft()
+            if read.out and self._made < EARLY_READS:
+                read.value = read.read(view)
+                self._made += 1
+
+    def _told(self, read: _Read) -> None:
+        if read.value is not _UNREAD:
+            self._made -= 1
+
     def close(self) -> None:
-        """Answer those that the core has not seen."""
+        """Answer those whose round is done, and those that the core has not seen."""
+        while self._ready:
+            self.work()
         for read in self._new:
             read.done(Unknown("the peer stops"))
         self._new.clear()

@@ -19,6 +19,11 @@ from store.layers import Layer, overlaid
 
 Layers = dict[str, Layer]
 
+SEEN_MAX = 8192
+"""So many payloads of the snapshot are kept in each table, once read and checked: no record of it changes ..."""
+SEEN_BYTES_MAX = 1024
+"""... of at most this size."""
+
 
 class Readable(Protocol):
     """What an overlay needs of an `Engine`."""
@@ -42,6 +47,7 @@ class Overlay:
         self._flushing: Layers | None = None
         self._active_bytes = 0
         self._flushing_bytes = 0
+        self._seen: dict[str, dict[bytes, bytes]] = {}
         self._context: AbstractContextManager[ReadTxn] | None = None
         self._base = self._renew()
 
@@ -51,6 +57,7 @@ class Overlay:
         base = context.__enter__()
         self._end()
         self._context = context
+        self._seen = {table: {} for table in self._active}
         return base
 
     @property
@@ -90,7 +97,13 @@ class Overlay:
             writes = self._flushing[table].writes
             if key in writes:
                 return writes[key]
-        return self._base.get(table, key)
+        seen = self._seen[table]
+        if key in seen:
+            return seen[key]
+        payload = self._base.get(table, key)
+        if payload is not None and len(payload) <= SEEN_BYTES_MAX and len(seen) < SEEN_MAX:
+            seen[key] = payload
+        return payload
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from raftlog.durable import read_slot
 from raftlog.messages import ImageChunk
 from raftlog.net.frames import decode_messages
 from raftlog.node_values import NodeLimits
+from raftlog.reading import SLICE
 from shardkv.errors import Unavailable
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import KvMachine
@@ -36,6 +38,44 @@ def test_lease_reads_cost_no_request_between_peers() -> None:
         for _ in range(20):
             assert await kv.get("k") == (b"v", 1)
         assert group.peers[leader].host.sent - before <= 2 * 3, "the heartbeats of that time and nothing more"
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_many_reads_at_once_are_made_and_told_a_few_in_a_turn_and_in_order(early: bool) -> None:
+    async def body(world: World) -> None:
+        group = SimGroup(world, 0, 3, KvMachine)
+        group.start()
+        leader = group.peers[await group.wait_leader()]
+        node = leader.node
+        await trio.sleep(0.5)
+        told: list[tuple[Any, int]] = []
+        turns, turn = 0, node._turn
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            turn()
+
+        node._turn = counted  # type: ignore[method-assign]
+
+        def ask(number: int) -> None:
+            node.when_readable(lambda view: number, lambda n: told.append((n, turns)), early=early)
+
+        for number in range(3 * SLICE + 1):
+            ask(number)
+        await trio.sleep(0.5)
+        assert [number for number, _ in told] == list(range(3 * SLICE + 1))
+        assert len({when for _, when in told}) == 4
+
+        # Who stops tells what it may tell, and the others that it stops: nobody waits for ever.
+        told.clear()
+        for number in range(3 * SLICE):
+            ask(number)
+        await node.stop()
+        await trio.sleep(0.5)
+        assert len(told) == 3 * SLICE
 
     simulate(body)
 

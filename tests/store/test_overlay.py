@@ -5,7 +5,7 @@ import pytest
 from store.engine import Engine, Fenced, StoreError
 from store.keys import u32
 from store.layers import Layer
-from store.overlay import ENTRY_OVERHEAD_BYTES, Overlay
+from store.overlay import ENTRY_OVERHEAD_BYTES, SEEN_BYTES_MAX, Overlay
 from tests.store.boxes import Box, content, put
 
 
@@ -87,6 +87,23 @@ def test_after_a_flush_the_newest_commit_is_seen_whoever_made_it(engine: Engine)
     assert overlay.get("b", b"k") is None
     flush(overlay, engine)
     assert overlay.get("b", b"k") == b"another's"
+    overlay.close()
+
+
+def test_what_was_read_before_is_read_anew_after_a_flush(engine: Engine) -> None:
+    put(engine, "a", (b"k", b"old"), (b"long", bytes(SEEN_BYTES_MAX + 1)))
+    overlay = Overlay(engine)
+    for _ in range(2):
+        assert overlay.get("a", b"k") == b"old" and overlay.get("a", b"long") == bytes(SEEN_BYTES_MAX + 1)
+        assert overlay.get("b", b"k") is None
+    put(engine, "a", (b"k", b"new"))
+    assert overlay.get("a", b"k") == b"old", "a view of one moment"
+    flush(overlay, engine)
+    assert overlay.get("a", b"k") == b"new"
+    overlay.put("a", b"k", b"newer")
+    assert overlay.get("a", b"k") == b"newer"
+    overlay.delete("a", b"k")
+    assert overlay.get("a", b"k") is None
     overlay.close()
 
 
