@@ -19,10 +19,14 @@ class Alarm:
         """End the sleep, or the next one."""
         self._wake.set()
 
-    async def sleep(self, until: float) -> None:
-        """Until it was rung since the last sleep ended, or until this time at the latest."""
+    def by(self, until: float) -> None:
+        """Ring at this time at the latest."""
         if until < self._timer.deadline:
             self._timer.deadline = until
+
+    async def sleep(self, until: float) -> None:
+        """Until it was rung since the last sleep ended, or until this time at the latest."""
+        self.by(until)
         await self._wake.wait()
         self._wake = trio.Event()
 

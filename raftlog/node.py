@@ -97,6 +97,8 @@ class Node:
         self._alarm = Alarm()
         self._ring: Callable[[], Any] = self._alarm.ring
         self._in_turn = False
+        """A turn is under way, or follows at once."""
+        self._failure: Exception | None = None
         self._stopping = False
         self._nursery: trio.Nursery | None = None
         self._role: tuple[bool, int, PeerId | None] = (False, 0, None)
@@ -137,7 +139,7 @@ class Node:
                     self.comparison.compare(envelope.sender, envelope.message.at, envelope.message.state_hash)
                 else:
                     self._inbox.append(envelope)
-        self._ring()
+        self._wake()
 
     @property
     def no_space(self) -> bool:
@@ -176,7 +178,7 @@ class Node:
             done(NotTaken("no space"))
         else:
             self._submitted.append((operation, done))
-            self._ring()
+            self._wake()
 
     def start(self, operation: Operation) -> LogId | None:
         """Propose at once, for a caller that watches the state machine itself; None if this peer does not lead."""
@@ -198,7 +200,7 @@ class Node:
                 done(value)
                 return
         self._reads.add(read, done, early=early)
-        self._ring()
+        self._wake()
 
     def status(self) -> NodeStatus:
         """A frozen picture of now."""
@@ -239,11 +241,43 @@ class Node:
         assert self._nursery is not None
         self._nursery.start_soon(self._alarm.run)
         while not self._stopping:
+            if self._failure is not None:
+                raise self._failure
             self._turn()
             if self.has_work:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._alarm.sleep(trio.current_time() + max(self.due() - self.clock(), 0.0002))
+                await self._alarm.sleep(self._due_at())
+
+    def at_once(self, sink: Callable[[Sequence[T]], None], *, alone: bool = False) -> Callable[[Sequence[T]], None]:
+        """`sink`, with a turn right after each batch, in the task that brings it: to wake the node's own first would take
+        as long as the turn. What a turn raises, the node's own task raises. With `alone` only if nobody waits for an
+        answer: beside others a batch has company in its turn, and shares a commit with it."""
+
+        def and_turn(batch: Sequence[T]) -> None:
+            beside = alone and (self.rsm.waiters or self._submitted or self._reads.waiting)
+            if beside or self._nursery is None or self._stopping or self._failure is not None:
+                sink(batch)
+                return
+            self._in_turn = True
+            sink(batch)
+            try:
+                self._turn()
+            except Exception as failure:  # noqa: BLE001  # tidy: the node's task raises it
+                self._failure = failure
+            if self.has_work or self._failure is not None:
+                self._ring()
+            else:
+                self._alarm.by(self._due_at())
+
+        return and_turn
+
+    def _due_at(self) -> float:
+        return trio.current_time() + max(self.due() - self.clock(), 0.0002)
+
+    def _wake(self) -> None:
+        if not self._in_turn:
+            self._ring()
 
     @property
     def has_work(self) -> bool:
@@ -331,8 +365,7 @@ class Node:
 
     def _saved(self, ticket: int) -> None:
         self.core.saved(ticket, self.clock())
-        if not self._in_turn:
-            self._ring()
+        self._wake()
 
     # --- flush and purge -----------------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class NodeReads:
         """How many were made early and not told yet."""
         self._ready: deque[_Read] = deque()
         """Those whose rounds are done."""
+        self.waiting = 0
+        """How many wait for an answer."""
 
     def __bool__(self) -> bool:
         """Some wait for a turn."""
@@ -61,6 +63,7 @@ class NodeReads:
     def add(self, read: Callable[[ReadTxn], Any], done: Callable[[Any], Any], *, early: bool) -> None:
         """See `ReplicatedStateMachine.when_readable`."""
         self._new.append(_Read(read, done, early))
+        self.waiting += 1
 
     def ask(self) -> None:
         """Give the core what came in since the last turn."""
@@ -98,6 +101,7 @@ class NodeReads:
                 self._made += 1
 
     def _told(self, read: _Read) -> None:
+        self.waiting -= 1
         if read.value is not _UNREAD:
             self._made -= 1
 

@@ -290,8 +290,8 @@ class PeerHost:
                 spec.cluster,
                 spec.gid,
                 spec.peer,
-                self.server.on_requests,
-                self.node.deliver,
+                self.node.at_once(self.server.on_requests, alone=True),
+                self.node.at_once(self.node.deliver),
                 self._incarnation_of,
                 self._trouble,
             )

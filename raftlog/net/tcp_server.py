@@ -7,10 +7,10 @@ ends a connection for a fault of the other side is told to `on_trouble`, a few l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -33,6 +33,8 @@ from raftlog.net.frames import (
     encode_welcome,
 )
 from raftlog.net.tcp_link import RECEIVE_BYTES, Address, Outbox, Troubles, tune
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class TcpServer:
         self._troubles = Troubles(on_trouble)
         self._limits = limits or ServerLimits()
         self._answered: dict[_Client, None] = {}
+        self._giving = False
         self._flush = trio.Event()
 
     async def serve(
@@ -186,7 +189,17 @@ class TcpServer:
 
     def _note_answered(self, client: _Client) -> None:
         self._answered[client] = None
-        self._flush.set()
+        if not self._giving:
+            self._flush.set()
+
+    def _give(self, sink: Callable[[Sequence[T]], None], batch: Sequence[T]) -> None:
+        """Hand a batch on; what is answered meanwhile leaves at once."""
+        self._giving = True
+        try:
+            sink(batch)
+        finally:
+            self._giving = False
+        self.flush()
 
     async def _flush_answers(self) -> None:
         """What was answered in one turn of the loop leaves in one write per client, and this one task wakes for all."""
@@ -277,7 +290,7 @@ class TcpServer:
                 continue
             if reason := self._reason_against_member(hello):  # the membership may have changed since the handshake
                 raise FrameError(reason)
-            self._envelopes([Envelope(hello.sender, self._me, message) for message in messages])
+            self._give(self._envelopes, [Envelope(hello.sender, self._me, message) for message in messages])
 
     async def _from_client(self, stream: trio.SocketStream, deframer: Deframer, who: str) -> None:
         self.clients += 1
@@ -307,7 +320,7 @@ class TcpServer:
                     return
                 if requests:
                     client.outstanding += len(requests)
-                    self._requests(requests)
+                    self._give(self._requests, requests)
                     await client.wait_room()
 
 
