@@ -47,7 +47,7 @@ class ImageSender:
         node = self._node
         self._wanted, self._installed = 0, False
         try:
-            await node.flushed()
+            await node.flushing.all_flushed()
             with node.rsm.writer.engine.read() as txn:
                 reader = ImageReader(txn, node.rsm.machine.tables, node.incarnation)
                 self._name = reader.name

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -18,7 +17,8 @@ import trio
 from raftlog.alarm import Alarm
 from raftlog.comparing import NodeComparison
 from raftlog.core import RaftCore
-from raftlog.durable import JournalRecord, write_journal, write_purge, write_save
+from raftlog.durable import JournalRecord, write_journal, write_save
+from raftlog.flushing import NodeFlush
 from raftlog.image import ImageName, ImageReceiver
 from raftlog.image_sender import ImageSender
 from raftlog.leading import Refusal
@@ -37,11 +37,7 @@ from store.failpoints import step
 
 T = TypeVar("T")
 SAVE = step("save", "term, vote and entries")
-PURGE = step("purge", "the log's beginning is removed")
 LAST = step("last", "the last journal records of a peer that stops")
-
-BACKGROUND_S = 0.01
-"""The pause between two steps of the machine's background work, while more of it is left."""
 
 
 class StorageStalled(StoreError):
@@ -52,8 +48,7 @@ class Node:
     """One peer of one group, over its core, its log writer and its state machine.
 
     `clock` is any monotonic clock in seconds that counts suspended time; `wall_ms` gives data, never a decision.
-    `fatal(exception)` is called once for trouble that the peer must die of; it may not return. `before_purge` is given the
-    index that state/ is as of, and what purges the log, to be called when it may be.
+    `fatal(exception)` is called once for trouble that the peer must die of; it may not return.
     """
 
     def __init__(
@@ -91,9 +86,7 @@ class Node:
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
         self._image_out = ImageSender(self)
-        self.before_purge: Callable[[int, Callable[[], Any]], Any] = lambda applied, go: go()
-        self._purging = False
-        self._flush_due: float | None = None
+        self.flushing = NodeFlush(self)
         self._alarm = Alarm()
         self._ring: Callable[[], Any] = self._alarm.ring
         self._in_turn = False
@@ -139,7 +132,7 @@ class Node:
                     self.comparison.compare(envelope.sender, envelope.message.at, envelope.message.state_hash)
                 else:
                     self._inbox.append(envelope)
-        self._wake()
+        self.wake()
 
     @property
     def no_space(self) -> bool:
@@ -149,11 +142,6 @@ class Node:
     @no_space.setter
     def no_space(self, alarm: bool) -> None:
         self.core.set_no_space(alarm)
-
-    @property
-    def purging(self) -> bool:
-        """The log's beginning is being removed."""
-        return self._purging
 
     def replace_member(self, peer: PeerId, incarnation: int) -> LogId | str:
         """See `RaftCore.replace_member`; use `raftlog.replacing.take_in`."""
@@ -178,7 +166,7 @@ class Node:
             done(NotTaken("no space"))
         else:
             self._submitted.append((operation, done))
-            self._wake()
+            self.wake()
 
     def start(self, operation: Operation) -> LogId | None:
         """Propose at once, for a caller that watches the state machine itself; None if this peer does not lead."""
@@ -200,7 +188,7 @@ class Node:
                 done(value)
                 return
         self._reads.add(read, done, early=early)
-        self._wake()
+        self.wake()
 
     def status(self) -> NodeStatus:
         """A frozen picture of now."""
@@ -275,7 +263,8 @@ class Node:
     def _due_at(self) -> float:
         return trio.current_time() + max(self.due() - self.clock(), 0.0002)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """A turn is wanted soon."""
         if not self._in_turn:
             self._ring()
 
@@ -287,7 +276,7 @@ class Node:
     def due(self) -> float:
         """When the next turn must be at the latest, on this node's clock."""
         due = self.core.deadline()
-        return due if self._flush_due is None else min(due, self._flush_due)
+        return due if self.flushing.due is None else min(due, self.flushing.due)
 
     def _turn(self) -> None:
         self._in_turn = True
@@ -305,7 +294,7 @@ class Node:
         if core.state.stalled:
             self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
         self._look_at_role()
-        self._flush_behind()
+        self.flushing.work()
         self._in_turn = False
 
     def _propose(self) -> None:
@@ -365,59 +354,7 @@ class Node:
 
     def _saved(self, ticket: int) -> None:
         self.core.saved(ticket, self.clock())
-        self._wake()
-
-    # --- flush and purge -----------------------------------------------------------------------------------------
-
-    def _flush_behind(self) -> None:
-        rsm = self.rsm
-        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):
-            self._flush_due = None
-            return
-        now = self.clock()
-        if self._flush_due is None:
-            self._flush_due = now + self.limits.flush_idle_s
-        over = self.core.state.log.bytes > self.limits.log_bytes and rsm.flushing is None
-        if rsm.overlay.size_bytes > self.limits.flush_bytes or now >= self._flush_due or (over and rsm.pending):
-            if rsm.flushing is None:
-                rsm.work_behind()
-            self.flush()
-            self._flush_due = now + (BACKGROUND_S if rsm.background_due else self.limits.flush_idle_s)
-
-    def flush(self, on_done: Callable[[], Any] = lambda: None) -> bool:
-        """Start a flush of the applied effects (see `Rsm.flush`); the log may be purged after it."""
-        if self.core.state.installing is not None:
-            return False
-
-        def done() -> None:
-            self._maybe_purge()
-            self._ring()
-            on_done()
-
-        return self.rsm.flush(done)
-
-    def _maybe_purge(self) -> None:
-        log = self.core.state.log
-        if self._purging or log.bytes <= self.limits.log_bytes or self.core.state.installing is not None:
-            return
-        index = self.rsm.flushed.index
-        while index > log.base.index and log.bytes_between(index, log.last.index) < self.limits.keep_bytes:
-            index -= max((index - log.base.index) // 2, 1)
-        if self._image_out.pin is not None:
-            index = min(index, self._image_out.pin)
-        if index <= log.base.index:
-            return
-        base, membership = log.id_at(index), log.membership_at(index)
-        self._purging = True
-
-        def purged(_: None) -> None:
-            self._purging = False
-            if self.core.state.log.base.index < base.index:
-                self.core.compacted(base)
-            self._maybe_purge()  # a flush may have ended meanwhile, and on an idle group no other follows
-
-        job = partial(write_purge, base=base, membership=membership)
-        self.before_purge(self.rsm.flushed.index, lambda: self.log.submit(job, purged, PURGE))
+        self.wake()
 
     # --- images --------------------------------------------------------------------------------------------------
 
@@ -433,7 +370,7 @@ class Node:
 
     def begin_install(self, at: LogId) -> bool:
         """See `ImageHost.begin_install`."""
-        return not self._purging and self.core.begin_install(at)
+        return not self.flushing.purging and self.core.begin_install(at)
 
     def finish_install(self, at: LogId, membership: Membership) -> None:
         """See `ImageHost.finish_install`."""
@@ -457,23 +394,18 @@ class Node:
             self._image_out.peer = peer
             self._nursery.start_soon(self._image_out.send, peer)
 
+    @property
+    def image_pin(self) -> int | None:
+        """The log is needed from here on by whoever gets an image now; None if nobody does."""
+        return self._image_out.pin
+
     def image_ended(self, peer: PeerId, *, installed: bool) -> None:
         """A transfer is over, for whatever reason."""
         if not installed:
             self.core.image_ended(peer)
         if not self._stopping:
-            self._maybe_purge()  # what the transfer has pinned
+            self.flushing.purge()  # what the transfer has pinned
         self._ring()
-
-    async def flushed(self) -> None:
-        """Wait until all that is applied now is durable in state/."""
-        wanted = self.rsm.applied.index
-        while self.rsm.flushed.index < wanted:
-            event = trio.Event()
-            if self.flush(event.set):
-                await event.wait()
-            else:
-                await trio.sleep(0.01)
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -497,7 +429,7 @@ class Node:
         """End in good order: hand over, flush, write the journal, release who waits. `run` returns."""
         await self.hand_over()
         with trio.move_on_after(self.core.state.config.storage_stall_s):
-            await self.flushed()
+            await self.flushing.all_flushed()
         self._note([Event("stop", self.core.state.term, None)])
         journal, self._journal = self._journal, []
         self.log.submit(lambda txn: write_journal(txn, journal), lambda _: None, LAST)

@@ -148,7 +148,7 @@ class Scrub:
         """What a purge or an image is about to write comes right by itself, or is found again in the next round."""
         node, stamp = self._node, self._stamp
         state, log = node.core.state, node.core.state.log
-        if node.purging or state.installing is not None:
+        if node.flushing.purging or state.installing is not None:
             return
         base, membership = log.base, log.membership_at(log.base.index)
         boot = state.boot

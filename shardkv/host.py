@@ -303,7 +303,7 @@ class PeerHost:
             nursery.start_soon(views.run)
             if spec.retain_bases:
                 bases = Bases(spec.directory, spec.keeper, spec.retain_bases, self._trouble)
-                self.node.before_purge = bases.before_purge
+                self.node.flushing.before_purge = bases.before_purge
                 nursery.start_soon(bases.run)
             nursery.start_soon(self._report_roles)
             nursery.start_soon(self.scrub.run)

@@ -289,13 +289,14 @@ MUTANTS = (
         "the log is purged up to what is applied, as soon as it is, though its effects are not on the disk",
         (
             Edit(
-                "raftlog.node", "        index = self.rsm.flushed.index\n", "        index = self.rsm.applied.index\n"
+                "raftlog.flushing",
+                "        index = node.rsm.flushed.index\n",
+                "        index = node.rsm.applied.index\n",
             ),
             Edit(
-                "raftlog.node",
+                "raftlog.flushing",
                 "        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
-                "        self._maybe_purge()\n"
-                "        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
+                "        self.purge()\n        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
             ),
         ),
     ),
