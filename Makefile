@@ -15,6 +15,9 @@ WORKERS ?= 2
 # More options for pytest: make test ARGS="-k leader -x"
 ARGS ?=
 
+# Which tests `make test` runs.
+TESTS = not system
+
 # Of `make simulate`: how many fixed seeds, and for how many minutes new ones (0: none).
 SEEDS ?= 40
 MINUTES ?= 1
@@ -34,7 +37,7 @@ demo: setup ## Watch a controller group lose a peer, go on, and get it back: 3 a
 	$(SHARDKV) demo --down leader
 
 test: setup ## Run the tests (all but those that need a Debian package or the network)
-	$(PY) -m pytest -m "not system" -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PY) -m pytest -m "$(TESTS)" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-system: setup ## Run the tests that need more of the machine; as root, install what they use
 	@if (for one in $(SYSTEM_PROGRAMS); do command -v $$one >/dev/null || exit 1; done); then :; \
@@ -42,8 +45,10 @@ test-system: setup ## Run the tests that need more of the machine; as root, inst
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
 	else echo "test-system: not installed, and not root: $(SYSTEM_PACKAGES)" >&2; fi
-	$(PY) -m pytest -m system -rs $(ARGS)
+	$(PY) -m pytest -m system -rs -n $(WORKERS) --dist loadgroup $(ARGS)
 
+# It plays all the scenarios, so its tests need not play them once more.
+check: TESTS = not system and not scenario
 check: lint types test smoke scenarios simulate ## Everything a change must pass
 
 lint: setup

@@ -13,8 +13,6 @@ import pytest
 
 from tools.processes import free_ports
 
-pytestmark = pytest.mark.process
-
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 90.0
 
@@ -75,6 +73,8 @@ class Shell:
             subprocess.run(["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True)
 
 
+@pytest.mark.process
+@pytest.mark.system  # a minute: every command there is
 def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
     lines = [line for block in blocks((ROOT / "README.md").read_text()) for line in commands(block)]
     lines = [line for line in lines if not line.startswith("export PATH")]

@@ -89,6 +89,7 @@ def test_a_renamed_file_takes_along_what_is_not_durable_and_names_are_durable(tm
     assert not any(files.live.iterdir()) and not any(files.durable.iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.system
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_mounted_no_synced_commit_of_the_store_is_lost(tmp_path: Path, share: float) -> None:
@@ -124,6 +125,7 @@ def test_mounted_no_synced_commit_of_the_store_is_lost(tmp_path: Path, share: fl
     trio.run(main)
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_a_small_disk_is_filled_and_emptied_and_becomes_a_directory(tmp_path: Path) -> None:
     if why := SmallDisk.missing():

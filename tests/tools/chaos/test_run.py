@@ -35,6 +35,7 @@ def played(folder: Path, workload: KvWorkload | None = None, watch: object = Non
     return trio.run(main)
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_a_run_passes_and_leaves_a_report_and_no_cluster(tmp_path: Path) -> None:
     report = tmp_path / "report"
@@ -57,6 +58,7 @@ def test_a_run_passes_and_leaves_a_report_and_no_cluster(tmp_path: Path) -> None
     assert not (report / "cluster").exists()
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_a_peer_that_dies_without_a_fault_is_a_violation_and_all_directories_are_kept(tmp_path: Path) -> None:
     def watch(meter: Meter, arena: Arena) -> None:
@@ -79,6 +81,7 @@ class Forger(KvWorkload):
         return await super().judge(client)
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_an_acknowledged_write_that_is_not_there_is_a_violation(tmp_path: Path) -> None:
     outcome = played(tmp_path, Forger())
@@ -95,6 +98,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_a_store_that_does_not_sync_is_found_by_a_disk_that_forgets(tmp_path: Path) -> None:
     if why := ForgetfulDisk.missing():
@@ -125,6 +129,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_a_peer_that_goes_on_after_a_failed_sync_is_a_violation(tmp_path: Path) -> None:
     if shutil.which("strace") is None:
@@ -146,6 +151,7 @@ class Surprised(KvWorkload):
         raise AssertionError("a value that nobody wrote")
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_what_a_workload_raises_is_a_violation(tmp_path: Path) -> None:
     outcome = played(tmp_path, Surprised())
@@ -153,6 +159,7 @@ def test_what_a_workload_raises_is_a_violation(tmp_path: Path) -> None:
     assert any("a value that nobody wrote" in line for line in outcome.findings)
 
 
+@pytest.mark.process
 @pytest.mark.system
 def test_a_peer_that_cannot_come_back_is_told_as_no_convergence(tmp_path: Path) -> None:
     def watch(meter: Meter, arena: Arena) -> None:

@@ -18,6 +18,7 @@ def play(scenario: Scenario, sessions: bool) -> int:
     return simulate(body, seed=SEED, limit_s=LIMIT_S)
 
 
+@pytest.mark.scenario
 @pytest.mark.parametrize(("number", "name"), list(enumerate(SCENARIOS)))
 def test_lab_4(number: int, name: str) -> None:
     """With the labs' clerk and with sessions in turn; `make scenarios` plays both of each."""

@@ -8,6 +8,7 @@ from tools.scenarios.kvsrv import SCENARIOS
 from tools.sim.world import World, simulate
 
 
+@pytest.mark.scenario
 @pytest.mark.parametrize("sessions", [False, True], ids=["lab clerk", "sessions"])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_lab_2(name: str, sessions: bool) -> None:

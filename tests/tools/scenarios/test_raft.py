@@ -13,11 +13,13 @@ SEED = 3
 LIMIT_S = 120.0
 
 
+@pytest.mark.scenario
 @pytest.mark.parametrize("scenario", raft_agree.SCENARIOS + raft_persist.SCENARIOS, ids=lambda s: s.__name__)
 def test_lab_3(scenario: Any) -> None:
     simulate(scenario, seed=SEED, limit_s=LIMIT_S)
 
 
+@pytest.mark.scenario
 @pytest.mark.parametrize("scenario", rsm.SCENARIOS, ids=lambda s: s.__name__)
 def test_lab_4(scenario: Any) -> None:
     simulate(scenario, seed=SEED, limit_s=LIMIT_S)

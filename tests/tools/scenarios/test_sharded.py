@@ -55,6 +55,7 @@ ONCE = [
 ]
 
 
+@pytest.mark.scenario
 @pytest.mark.parametrize(
     ("name", "scenario", "kind"), ONCE, ids=lambda found: str(found) if not callable(found) else ""
 )
