@@ -151,15 +151,7 @@ async def _growth(folder: Path, by: str, plan: Plan, counts: Sequence[int], tell
 async def _grown(system: OurSystem, by: str, count: int, plan: Plan) -> dict[str, Any]:
     """How large the peers of group 1 are, after a pause; then how fast, and how fast back, if there are keys."""
     await trio.sleep(plan.settle_s)
-    names = list(system.cluster.addresses(1))
-    look = await system.look()
-    statuses = [look.statuses[name] for name in names]
-    figures: dict[str, float | None] = {
-        "memory_mb": max(look.used[name].memory_bytes for name in names) / 1e6,
-        "state_mb": max(status["map_used_bytes"] for status in statuses) / 1e6,
-        "log_mb": max(status["log_bytes"] for status in statuses) / 1e6,
-        "files_mb": max(_on_disk(system.cluster.folder / name) for name in names) / 1e6,
-    }
+    figures: dict[str, float | None] = {**await sizes(system)}
     if count:
         for operation in ("put", "get"):
             load = replace(BASE, operation=operation, keys_max=min(count, FIXED_KEYS))
@@ -167,6 +159,19 @@ async def _grown(system: OurSystem, by: str, count: int, plan: Plan) -> dict[str
             figures[f"{operation}_per_s"] = sample.operations / sample.seconds
         figures["restart_s"] = (await restart_group(system, count))["first_get_s"]
     return {"kind": "growth", "by": by, "count": count, "figures": over_rounds([figures])}
+
+
+async def sizes(system: OurSystem) -> dict[str, float]:
+    """How large the peers of group 1 are: of each size that of the peer that has the most."""
+    names = list(system.cluster.addresses(1))
+    look = await system.look()
+    statuses = [look.statuses[name] for name in names]
+    return {
+        "memory_mb": max(look.used[name].memory_bytes for name in names) / 1e6,
+        "state_mb": max(status["map_used_bytes"] for status in statuses) / 1e6,
+        "log_mb": max(status["log_bytes"] for status in statuses) / 1e6,
+        "files_mb": max(_on_disk(system.cluster.folder / name) for name in names) / 1e6,
+    }
 
 
 def _on_disk(folder: Path) -> int:
