@@ -74,8 +74,8 @@ class Status(NamedTuple):
 def _outcome(asked: ShardConfig, decided: ShardConfig) -> Outcome:
     if decided == asked:
         return Outcome(decided.num)
-    stay = sorted(set(decided.groups) - set(asked.groups))
-    return Outcome(decided.num, f"change {decided.num} was given up: groups {stay} hold keys that nobody would have")
+    keep = sorted({had for gid, had in zip(asked.shards, decided.shards, strict=True) if gid != had})
+    return Outcome(decided.num, f"change {decided.num} was given up: groups {keep} hold keys that nobody would have")
 
 
 def _num_of(outcome: Outcome) -> int:
@@ -257,6 +257,10 @@ class Controller:
     async def _post(self, current: ShardConfig, new: ShardConfig, request: bytes) -> bool:
         """The compare-and-set of *next*. True only if ours is the one that stands there."""
         assert new.num == current.num + 1, f"from {current.num} to {new.num}"
+        try:
+            new.keeping(current)
+        except ValueError as error:
+            raise Refused(f"change {new.num} could not be given up: {error}") from error
         change, version = await self._next()
         if change is not None and change.config.num >= new.num:
             return False

@@ -174,15 +174,18 @@ class Mover:
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
+    def _tell(self, group: Group, shard: int, step: str) -> None:
+        """What the shard's move waits for from now on."""
+        self._told(Step(shard, step, group.gid, self._now()), shard)
+
     async def _ask(
         self, group: Group, shard: int, step: str, ask: Callable[[float], Awaitable[list[Any]]], fields: int
     ) -> Reply:
         """One answer of the group, however long it takes; `ask` is told how many seconds to wait for it. Raises `Fenced` on a
         stale number."""
         began, patience_s = self._now(), PATIENCE_S
-        asked = ASKED[step.partition(",")[0]]
+        asked = ASKED[step]
         asked.begin.reach()
-        self._told(Step(shard, step, group.gid, began), shard)
         while True:
             try:
                 body = await ask(patience_s)
@@ -211,6 +214,7 @@ class Mover:
     async def _command(self, group: Group, step: str, command: Freeze | InstallChunk | Install | Keep) -> Reply:
         shard = command.shard
         data = encode_command(command)
+        self._tell(group, shard, step)
         return await self._ask(
             group, shard, step, lambda s: group.command(data, deadline_s=s, attempt_s=s), ok_fields(command)
         )
@@ -265,7 +269,12 @@ class Mover:
 
         async def copy() -> None:
             nonlocal reply
-            async for chunk in taken:
+            while True:
+                self._tell(source, shard, "read")
+                try:
+                    chunk = await taken.receive()
+                except trio.EndOfChannel:
+                    return
                 reply = await self._command(target, "copy", chunk)
                 if reply.code not in (Code.OK, Code.RESUME, Code.INSTALLED):
                     raise self._stuck(target, shard, "copy", reply)
@@ -288,7 +297,7 @@ class Mover:
         return None if reply.code is Code.INSTALLED else bytes(reply.fields[0])
 
     async def _read(self, source: Group, shard: int, position: bytes) -> Page:
-        """The page behind `position`. Raises `Fenced`, `Stuck`."""
+        """The page behind `position`. Tells nothing: it may be read ahead. Raises `Fenced`, `Stuck`."""
         args = [shard, self.num, position, self._page_bytes]
 
         async def ask(patience_s: float) -> list[Any]:

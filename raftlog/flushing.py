@@ -54,7 +54,7 @@ class NodeFlush:
 
     def _flush(self, on_done: Callable[[], Any] = lambda: None) -> bool:
         """Start a flush of the applied effects (see `Rsm.flush`); the log may be purged after it."""
-        if self._node.core.state.installing is not None:
+        if self._node.core.state.installing is not None or self._node.failure is not None:
             return False
 
         def done() -> None:

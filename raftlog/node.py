@@ -91,7 +91,8 @@ class Node:
         self._ring: Callable[[], Any] = self._alarm.ring
         self._in_turn = False
         """A turn is under way, or follows at once."""
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
+        """What a turn has raised: there is no other one, and nothing is flushed any more."""
         self._stopping = False
         self._nursery: trio.Nursery | None = None
         self._role: tuple[bool, int, PeerId | None] = (False, 0, None)
@@ -228,37 +229,44 @@ class Node:
         """Turn after turn until it is stopped."""
         assert self._nursery is not None
         self._nursery.start_soon(self._alarm.run)
-        while not self._stopping:
-            if self._failure is not None:
-                raise self._failure
-            self._turn()
+        while not self._stopping and self.failure is None:
+            self._guarded_turn()
             if self.has_work:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._alarm.sleep(self._due_at())
+        if self.failure is not None:
+            raise self.failure
 
     def at_once(self, sink: Callable[[Sequence[T]], None], *, alone: bool = False) -> Callable[[Sequence[T]], None]:
         """`sink`, with a turn right after each batch, in the task that brings it: to wake the node's own first would take
         as long as the turn. What a turn raises, the node's own task raises. With `alone` only if nobody waits for an
-        answer: beside others a batch has company in its turn, and shares a commit with it."""
+        answer: beside others a batch has company in its turn, and shares a commit with it.
+
+        No time passes in such a turn: after a pause, what the leader has sent may lie in another socket yet.
+        """
 
         def and_turn(batch: Sequence[T]) -> None:
             beside = alone and (self.rsm.waiters or self._submitted or self._reads.waiting)
-            if beside or self._nursery is None or self._stopping or self._failure is not None:
+            if beside or self._nursery is None or self._stopping or self.failure is not None:
                 sink(batch)
                 return
             self._in_turn = True
             sink(batch)
-            try:
-                self._turn()
-            except Exception as failure:  # noqa: BLE001  # tidy: the node's task raises it
-                self._failure = failure
-            if self.has_work or self._failure is not None:
+            self._guarded_turn(timed=False)
+            if self.has_work or self.failure is not None:
                 self._ring()
             else:
                 self._alarm.by(self._due_at())
 
         return and_turn
+
+    def _guarded_turn(self, *, timed: bool = True) -> None:
+        """A turn, the last one if it raises: an entry may be half applied then, and must not be flushed as a whole one."""
+        try:
+            self._turn(timed=timed)
+        except Exception as failure:  # noqa: BLE001  # tidy: the node's task raises it
+            self.failure = failure
 
     def _due_at(self) -> float:
         return trio.current_time() + max(self.due() - self.clock(), 0.0002)
@@ -278,14 +286,14 @@ class Node:
         due = self.core.deadline()
         return due if self.flushing.due is None else min(due, self.flushing.due)
 
-    def _turn(self) -> None:
+    def _turn(self, *, timed: bool = True) -> None:
         self._in_turn = True
         core = self.core
         for _ in range(min(len(self._inbox), self.limits.inbox_slice)):
             core.step(self._inbox.popleft(), self.clock())
         self._propose()
         self._reads.ask()
-        if not self._inbox:
+        if timed and not self._inbox:
             now = self.clock()
             if now >= core.deadline():
                 core.on_time(now)

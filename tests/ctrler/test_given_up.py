@@ -159,6 +159,33 @@ class Gate:
         controller.store.put = waits  # type: ignore[method-assign, assignment]
 
 
+def test_a_change_that_could_not_be_given_up_is_not_posted() -> None:
+    """It names a server of the group that might have to stay under another one."""
+
+    async def body(cluster: SimCluster, controller: Controller, empty: ShardConfig) -> None:
+        (server, *_) = (await controller.current())[0].groups[1]
+        shards = (0, *[2] * (len(empty.shards) - 1))
+        with pytest.raises(Refused, match=r"could not be given up: .*server-1-0"):
+            await controller.change_config_to(ShardConfig(2, shards, {2: (server,)}))
+        assert (await controller.status()).next == 1
+        await serves_all(cluster)
+
+    last_group_leaves(body)
+
+
+def test_a_member_that_keeps_a_shard_is_named() -> None:
+    async def body(cluster: SimCluster, controller: Controller, empty: ShardConfig) -> None:
+        current, _ = await controller.current()
+        await cluster.clerk().put(KEYS[0], b"v")
+        shards = list(current.shards)
+        shards[current.shard_of(KEYS[0])] = 0
+        with pytest.raises(Refused, match=r"groups \[1\] hold keys"):
+            await controller.change_config_to(ShardConfig(2, tuple(shards), current.groups))
+        await serves_all(cluster)
+
+    last_group_leaves(body)
+
+
 def test_keeping() -> None:
     old = ShardConfig(4, (1, 1, 2), {1: ("a",), 2: ("b",)})
     assert ShardConfig(5, (0, 0, 0)).keeping(old) == ShardConfig(5, old.shards, old.groups)

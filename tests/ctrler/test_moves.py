@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import trio
 
 from ctrler.moves import Move, Mover
@@ -9,6 +12,7 @@ from shardkv.commands import EMPTY_SUMMARY, Install, Put, encode_command
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
 from shardkv.shards import ShardRecord, State
+from tools.sim.cluster import SimCluster
 from tools.sim.group import SimGroup, SimPeer
 from tools.sim.world import World, simulate
 
@@ -54,3 +58,39 @@ def test_a_copy_goes_on_beside_a_peer_of_the_source_that_never_heard_of_the_free
         assert record.state is State.SERVING and record.rows == 200
 
     simulate(body, limit_s=60.0)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_while_the_target_is_dead_it_is_the_target_that_is_waited_for(seed: int) -> None:
+    """Though the next page is read meanwhile, at a source that is well."""
+
+    async def body(world: World) -> None:
+        cluster = SimCluster(world, shards=1, page_bytes=2000)
+        controller = cluster.controller().controller
+        await cluster.set_up(controller)
+        clerk = cluster.clerk()
+        for number in range(40):
+            await clerk.put(b"k%d" % number, bytes(500))
+        cluster.start_group(2)
+        await cluster.group(2).wait_leader()
+        await controller.join({2: cluster.servers(2)})
+        copies = 0
+        command = Mover._command
+
+        async def then_dies(self: Mover, group: Any, step: str, sent: Any) -> Any:
+            nonlocal copies
+            copies += step == "copy"
+            if copies == 4:
+                cluster.group(2).crash()
+            return await command(self, group, step, sent)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Mover, "_command", then_dies)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(controller.move, 0, 2)
+                await trio.sleep(15.0)
+                (step,) = (await controller.status()).steps
+                assert (step.step, step.gid) == ("copy", 2)
+                nursery.cancel_scope.cancel()
+
+    simulate(body, limit_s=60.0, seed=seed)

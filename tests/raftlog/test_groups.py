@@ -53,10 +53,10 @@ def test_many_reads_at_once_are_made_and_told_a_few_in_a_turn_and_in_order(early
         told: list[tuple[Any, int]] = []
         turns, turn = 0, node._turn
 
-        def counted() -> None:
+        def counted(*, timed: bool = True) -> None:
             nonlocal turns
             turns += 1
-            turn()
+            turn(timed=timed)
 
         node._turn = counted  # type: ignore[method-assign]
 

@@ -153,7 +153,7 @@ def _moves(pasts: Sequence[Past], hosts: dict[str, list[Node]]) -> None:
         leaders = {told["term"]: told["leader"] for p in group for told in p.told if told["type"] == "noop"}
         for _, told, committed in entries_told(group):
             step = told.get("step") or told.get("record")
-            if not committed or step not in ("next", "current", "freeze", "install", "delete"):
+            if not committed or step not in _EARLIER:
                 continue
             key = (str(step), gid, int(told.get("shard", 0)), int(told["num"]))
             host = f"server-{gid}-{leaders.get(told['term'])}"
@@ -167,7 +167,7 @@ def _moves(pasts: Sequence[Past], hosts: dict[str, list[Node]]) -> None:
             before = by_step.get((earlier, 0 if earlier in ("next", "current") else shard, num))
             if before is not None:
                 node.after.append(before)
-        if step == "install" and ("current", 0, num) in by_step:
+        if step in ("install", "keep") and ("current", 0, num) in by_step:
             by_step["current", 0, num].after.append(node)
 
 
@@ -177,6 +177,7 @@ _EARLIER: dict[str, tuple[str, ...]] = {
     "install": ("next", "freeze"),
     "current": ("next",),
     "delete": ("freeze", "current"),
+    "keep": ("next",),
 }
 """Which steps of the same change come before a step, of the same shard where they are of one."""
 

@@ -28,7 +28,7 @@ from raftlog.durable import EMPTY, read_applied, read_base, read_boot, read_entr
 from raftlog.machine import Operation, decode_operations
 from raftlog.types import Entry, EntryKind, Membership
 from shardkv import kv
-from shardkv.commands import Delete, DeleteShard, Freeze, Install, InstallChunk, Put, decode_command
+from shardkv.commands import Delete, DeleteShard, Freeze, Install, InstallChunk, Keep, Put, decode_command
 from shardkv.config import ShardConfig
 from shardkv.shards import scope_of
 from store.keys import prefix_stop
@@ -40,8 +40,8 @@ BATCH = 512
 """Rows of a sketch per line."""
 PAST = config_key(0)[: -len("0" * 15)].encode()
 """What the keys of the stored configurations begin with."""
-MOVES = (b"\x85\x10", b"\x85\x11", b"\x84\x12", b"\x83\x13")
-"""How the four commands of a hand-over begin: an entry without any of them is not decoded."""
+MOVES = (b"\x85\x10", b"\x85\x11", b"\x84\x12", b"\x83\x13", b"\x83\x14")
+"""How the five commands of a hand-over begin: an entry without any of them is not decoded."""
 
 
 def heading(peer: OpenPeer) -> dict[str, Any]:
@@ -180,6 +180,8 @@ def _command(operation: Operation, gid: int) -> Iterator[dict[str, Any]]:
                 yield {**found, "step": "install", "rows": command.summary.rows}
             case DeleteShard():
                 yield {**found, "step": "delete"}
+            case Keep():
+                yield {**found, "step": "keep"}
 
 
 def _record(command: Put) -> Iterator[dict[str, Any]]:

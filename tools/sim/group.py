@@ -44,7 +44,6 @@ class SimNode(Node):
         self._due = False
         self._timer = float("inf")
         self._ended = trio.Event()
-        self._failure: Exception | None = None
 
     def _soon(self) -> None:
         """Take a turn now, after what is being delivered."""
@@ -56,18 +55,15 @@ class SimNode(Node):
         self._ring = self._soon
         self._soon()
         await self._ended.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def _now(self) -> None:
         if not self._host.alive or self._ended.is_set() or self._host.hold(self._now):
             return
         self._due = False
-        try:
-            self._turn()
-        except Exception as failure:  # noqa: BLE001  # tidy: the node's task raises it
-            self._failure = failure
-        if self._failure is not None or self._stopping:
+        self._guarded_turn()
+        if self.failure is not None or self._stopping:
             self._ended.set()
         elif self.has_work:
             self._soon()

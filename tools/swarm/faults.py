@@ -370,7 +370,7 @@ class Nemesis:
         """A peer dies and its directory is empty afterwards. It has forgotten what it promised: it must not come back."""
         for group, peer in self.some(1):
             name = group.names[peer]
-            if not self.spare(group, name):
+            if self.bad(name) or not self.spare(group, name):
                 return False
             self.lost.add(name)
             group.crash(peer)

@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 
 from ctrler.records import CURRENT, NEXT, Change, pack_change, pack_config
+from raftlog.machine import plain
 from raftlog.types import Entry
-from shardkv.commands import EMPTY_SUMMARY, Command, DeleteShard, Freeze, Install, InstallChunk, Put
+from shardkv.commands import (
+    EMPTY_SUMMARY,
+    Command,
+    DeleteShard,
+    Freeze,
+    Install,
+    InstallChunk,
+    Keep,
+    Put,
+    encode_command,
+)
 from shardkv.config import ShardConfig
 from tests.tools.inspect.made import NOON_MS, Made, command, noop
 from tests.tools.inspect.test_diff import run
+from tools.inspect.traces import MOVES, _command
 
 FIRST = ShardConfig.initial(4).join({1: ["server-1-0"]})
 SECOND = FIRST.join({2: ["server-2-0"]})
@@ -104,3 +116,16 @@ def test_of_a_real_cluster_the_log_and_the_stored_history_agree(cluster_director
     assert code == 0
     code, out, _ = run("shiviz", cluster_directory)
     assert code == 0 and "votes for peer" in out
+
+
+def test_every_command_of_a_hand_over_is_one_of_those_that_are_looked_for() -> None:
+    commands = (
+        Freeze(70, 2, 2, ()),
+        InstallChunk(70, 2, b"", b""),
+        Install(70, 2, EMPTY_SUMMARY),
+        DeleteShard(70, 2),
+        Keep(70, 2),
+    )
+    assert [encode_command(command)[:2] for command in commands] == list(MOVES)
+    steps = [next(_command(plain(encode_command(command)), 1), {}).get("step") for command in commands]
+    assert steps == ["freeze", None, "install", "delete", "keep"]
