@@ -187,15 +187,24 @@ async def test_more_connections_than_the_port_takes_are_closed() -> None:
 async def test_a_client_with_too_many_open_requests_is_not_read_until_some_are_answered() -> None:
     async with port(ServerLimits(outstanding_max=4)) as (world, requests, _):
         stream, _ = await call(world, CLIENT)
-        for number in range(8):
+
+        async def send(number: int) -> None:
             await stream.send_all(b"".join(encode_batch([encode_request(number, 5, [bytes(65536)])])))
-            if number < 4:
-                await requests.wait_count(number + 1)
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        assert len(requests.taken) == 4
-        for request in requests.taken[:4]:
-            request.reply([0])
-        await requests.wait_count(8)
+
+        async def send_others() -> None:
+            for number in range(4, 8):  # they may not fit into the sockets' buffers: then this waits, too
+                await send(number)
+
+        for number in range(4):
+            await send(number)
+            await requests.wait_count(number + 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_others)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(requests.taken) == 4
+            for request in requests.taken[:4]:
+                request.reply([0])
+            await requests.wait_count(8)
 
 
 async def test_a_client_that_does_not_read_is_cut_off_when_its_replies_pile_up() -> None:
