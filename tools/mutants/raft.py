@@ -298,6 +298,7 @@ MUTANTS = (
                 "        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
                 "        self.purge()\n        if not (rsm.pending or rsm.background_due or rsm.overlay.size_bytes):",
             ),
+            Edit("raftlog.flushing", "now >= self.due or (over and rsm.pending):", "now >= self.due or over is None:"),
         ),
     ),
     Mutant(
