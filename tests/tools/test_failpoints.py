@@ -171,8 +171,40 @@ async def test_killed_at_every_place_in_every_role(tmp_path: Path, monkeypatch: 
         await images(it)
         await mending(it)
         await it.check()
-        known = {name for name in PLACES if not name.startswith(("job.", "write."))}
+        elsewhere = ("job.", "write.", "move.keep")  # of other kinds of peers, and the next test's
+        known = {name for name in PLACES if not name.startswith(elsewhere)}
         assert it.hit == known, f"never killed at {sorted(known - it.hit)}"
+
+
+@pytest.mark.system  # ten seconds
+async def test_a_controller_killed_while_it_gives_a_change_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last group is to leave. A key is put while the controller stands between its look and the first freeze."""
+    name = "server-0-0"
+    async with bench(tmp_path / "c", Layout(ctrl_peers=1, groups=1, replicas=1), monkeypatch) as it:
+        armed = ["move.freeze.begin=sleep:1@1", "move.keep.begin=kill"]
+        await failpoints(it.rpc, it.cluster.address(name), armed)
+        await it.kv.put("to know the way", b"")
+        await it.kv.delete("to know the way")
+
+        async def leave() -> None:
+            with suppress(KvError):
+                await it.ctl.leave([1], deadline_s=20)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            await trio.sleep(0.3)
+            await it.kv.put("k", b"v", deadline_s=10)
+            it.acknowledged["k"] = b"v"
+            assert await it.cluster.process(name).wait_ended(30), f"{name} does not come to move.keep.begin"
+            nursery.cancel_scope.cancel()
+        await it.strike_start(name, "move.keep.done")
+        await it.cluster.start(name)
+        await it.check()
+        await it.kv.put("another", b"v", deadline_s=30)
+        with trio.fail_after(30):
+            while (config := await it.ctl.query(deadline_s=30)).num < 2:
+                await trio.sleep(0.05)
+        assert list(config.groups) == [1] and config.num == 2
 
 
 async def killed_in_the_last_moment(it: Bench, gid: int) -> None:
