@@ -1,4 +1,5 @@
-"""The node: where clock, disk, network and core meet. One task owns the core; the rest talk to it by queues.
+"""The node: where clock, disk, network and core meet. What others bring waits in queues for a turn. A turn is
+synchronous; the node's own task takes it, or the one that brought what it is for (`Node.at_once`).
 
 A turn of the loop: step what came in, propose what was submitted as few entries, start a read round for what wants to
 read, let time pass (only after the inbox is drained and the time was sampled anew, or a pause would become an
