@@ -307,8 +307,10 @@ class Mover:
             reply = await self._ask(source, shard, "read", ask, 4)
             match reply.code:
                 case Code.OK:
-                    _, entries, last, more = reply.fields
-                    return Page(entries, last, more)
+                    page = Page(*reply.fields[1:])
+                    if [type(field) for field in page] != [bytes, bytes, bool] or (page.more and page.last <= position):
+                        raise Stuck(f"shard {shard}, read: group {source.gid} gives pages of another format")
+                    return page
                 case Code.NOT_YET:  # it applies the freeze soon, or is cut off: another peer is asked next
                     await trio.sleep(NOT_YET_S)
                 case Code.GONE:

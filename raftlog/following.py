@@ -116,6 +116,8 @@ def finish_install(state: CoreState, at: LogId, membership: Membership) -> None:
     """The image is durably in place and so is the log's new base (steps 0 to 2 of an installation)."""
     assert state.installing == at, f"installing {state.installing}, not {at}"
     state.installing = None
+    if state.log.term_at(at.index) not in (None, at.term):
+        state.mark("image over a conflicting suffix")
     kept = state.log.reset(at, membership)
     state.mark("image installed, suffix kept" if kept else "image installed")
     if not kept:

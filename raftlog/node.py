@@ -3,8 +3,8 @@ synchronous; the node's own task takes it, or the one that brought what it is fo
 
 A turn of the loop: step what came in, propose what was submitted as few entries, start a read round for what wants to
 read, let time pass (only after the inbox is drained and the time was sampled anew, or a pause would become an
-election), then carry out the effects until there are none. A turn waits for the
-disk in one place, `_carry_out_all`: for a commit that a fast disk does at once (see `store.writer`).
+election), then carry out the effects until there are none, and apply what is committed last of all. A turn waits for
+the disk in one place, `_carry_out_all`: for a commit that a fast disk does at once (see `store.writer`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from raftlog.roles import Leader
 from raftlog.rsm import Rsm
 from raftlog.saves import Save
 from raftlog.state import NOTHING, Effects, Event
-from raftlog.types import LogId, Membership, Mode, PeerId, Proposal
+from raftlog.types import Entry, LogId, Membership, Mode, PeerId, Proposal
 from store.engine import ReadTxn, StoreError, Writer
 from store.failpoints import step
 
@@ -83,6 +83,8 @@ class Node:
         self.trouble = trouble
         self._inbox: deque[Envelope] = deque()
         self._submitted: list[Submitted] = []
+        self._committed: list[Entry] = []
+        """What this turn has to apply."""
         self._reads = NodeReads(self)
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
@@ -258,9 +260,13 @@ class Node:
             if self.has_work or self.failure is not None:
                 self._ring()
             else:
-                self._alarm.by(self._due_at())
+                self._ring_by()
 
         return and_turn
+
+    def _ring_by(self) -> None:
+        """A turn is wanted once one is due."""
+        self._alarm.by(self._due_at())
 
     def _guarded_turn(self, *, timed: bool = True) -> None:
         """A turn, the last one if it raises: an entry may be half applied then, and must not be flushed as a whole one."""
@@ -299,6 +305,9 @@ class Node:
             if now >= core.deadline():
                 core.on_time(now)
         self._carry_out_all()
+        while self._committed:
+            self._apply()
+            self._carry_out_all()
         self._reads.work()
         if core.state.stalled:
             self.fatal(StorageStalled(f"a save took longer than {core.state.config.storage_stall_s} s"))
@@ -340,15 +349,19 @@ class Node:
             self.transport.send(effects.send)
         if effects.truncated is not None:
             self.rsm.release(effects.truncated, "its entry was overwritten here")
-        if effects.committed:
-            self.rsm.apply(effects.committed, self.core.state.log.membership_at)
-            self.core.applied(effects.committed[-1].id.index)
+        self._committed += effects.committed
         for read in effects.reads:
             self._reads.answer(read)
         for envelope in effects.images:
             self._on_image(envelope)
         for peer in effects.image_wanted:
             self._send_image_to(peer)
+
+    def _apply(self) -> None:
+        """Once the entries that came with the news of the commit are saved and acknowledged: the leader waits for that."""
+        committed, self._committed = self._committed, []
+        self.rsm.apply(committed, self.core.state.log.membership_at)
+        self.core.applied(committed[-1].id.index)
 
     def _note(self, events: Sequence[Event]) -> None:
         time_ms, boot = self.wall_ms(), self.core.state.boot

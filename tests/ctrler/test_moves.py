@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from ctrler.moves import Move, Mover
+from ctrler.moves import Move, Mover, Stuck
 from shardkv.commands import EMPTY_SUMMARY, Install, Put, encode_command
 from shardkv.group import GroupMachine
 from shardkv.group_clerk import GroupClerk
@@ -94,3 +94,22 @@ def test_while_the_target_is_dead_it_is_the_target_that_is_waited_for(seed: int)
                 nursery.cancel_scope.cancel()
 
     simulate(body, limit_s=60.0, seed=seed)
+
+
+@pytest.mark.parametrize("page", [[b"", "z", False], [7, b"z", False], [b"", b"z", 1], [b"", b"", True]])
+def test_a_page_of_another_format_ends_the_move_with_one_line(page: list[Any]) -> None:
+    class Other:
+        gid = 1
+
+        async def call(self, method: int, args: list[Any], **options: Any) -> list[Any]:
+            return [0, None, *page]
+
+    async def fenced() -> bool:
+        return False
+
+    async def main() -> None:
+        mover = Mover(2, fenced, lambda step, shard: None, trio.current_time)
+        with pytest.raises(Stuck, match="shard 0, read: group 1 gives pages of another format"):
+            await mover._read(Other(), 0, b"")  # type: ignore[arg-type]
+
+    trio.run(main)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import trio
@@ -14,13 +14,23 @@ from raftlog.types import LogId, Role
 from shardkv.commands import Code, Put, encode_command
 from shardkv.host import PeerHost, PeerSpec, create_peer
 from shardkv.kvmachine import KvMachine
+from shardkv.methods import Method
 from tools.processes import free_ports
+from tools.sim.disk import DiskConditions
 from tools.sim.group import SimGroup
 from tools.sim.world import World, simulate
 
 
 def put(key: bytes) -> Operation:
     return Operation(0, 0, 0, 0, encode_command(Put(key, b"v", None)))
+
+
+class Asked(NamedTuple):
+    """A request to write."""
+
+    args: list[Any]
+    reply: Any
+    method: int = Method.WRITE
 
 
 class Died(Exception):
@@ -114,5 +124,59 @@ def test_in_a_turn_at_once_no_time_passes() -> None:
         peer.host.resume()
         await trio.sleep(0.5)
         assert group.leaders() == [leader]
+
+    simulate(body)
+
+
+def test_a_follower_acknowledges_new_entries_before_it_applies_older_ones() -> None:
+    """The news of a commit comes with the next entries: it is those that the leader waits for."""
+
+    async def body(world: World) -> None:
+        world.disk_conditions = DiskConditions(at_once=True)
+        world.turns_at_once = True
+        group = SimGroup(world, 0, 3, KvMachine)
+        group.start()
+        leader = group.peers[await group.wait_leader()]
+        await trio.sleep(0.3)
+        node: Any = next(peer.node for peer in group.peers.values() if peer is not leader)
+        order: list[str] = []
+        send, apply = node.transport.send, node.rsm.apply
+        node.transport.send = lambda envelopes: order.append("sent") or send(envelopes)
+        node.rsm.apply = lambda *args: order.append("applied") or apply(*args)
+        deliver, turns = node._turn, []
+
+        def turn(*, timed: bool = True) -> None:
+            order.clear()
+            deliver(timed=timed)
+            turns.append(tuple(order))
+
+        node._turn = turn
+        for number in range(200):
+            leader.node.submit(put(b"%d" % number), lambda outcome: None)
+            await trio.sleep(0.0005)
+        await trio.sleep(0.3)
+        assert node.rsm.applied == leader.node.rsm.applied
+        both = [order for order in turns if "applied" in order and "sent" in order]
+        assert both and all(order[0] == "sent" and order[-1] == "applied" for order in both)
+
+    simulate(body)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_nodes_of_a_world_take_their_turns_with_a_delivery_or_after_it(at_once: bool) -> None:
+    async def body(world: World) -> None:
+        world.turns_at_once = at_once
+        group = SimGroup(world, 0, 3, KvMachine)
+        group.start()
+        leader = group.peers[await group.wait_leader()]
+        await trio.sleep(0.3)
+        last = leader.node.core.state.log.last
+        deliver = leader.host.requests
+        assert deliver is not None
+        answers: list[Any] = []
+        deliver([Asked([0, 0, 0, 0, encode_command(Put(b"k", b"v", None))], answers.append)])
+        assert (leader.node.core.state.log.last != last) is at_once
+        await trio.sleep(0.3)
+        assert len(answers) == 1
 
     simulate(body)

@@ -62,13 +62,17 @@ class SimNode(Node):
         if not self._host.alive or self._ended.is_set() or self._host.hold(self._now):
             return
         self._due = False
-        self._guarded_turn()
+        if self.failure is None:
+            self._guarded_turn()
         if self.failure is not None or self._stopping:
             self._ended.set()
         elif self.has_work:
             self._soon()
         else:
-            self._turn_at(self._world.now() + max(self.due() - self.clock(), 0.0002))
+            self._ring_by()
+
+    def _ring_by(self) -> None:
+        self._turn_at(self._world.now() + max(self.due() - self.clock(), 0.0002))
 
     def _turn_at(self, at: float) -> None:
         """Take a turn then, or before: an earlier timer is not taken back. Rounding alone makes no new one."""
@@ -198,11 +202,12 @@ class SimGroup:
             lease_reads=self.lease_reads,
             compare=self.compare,
         )
-        transport.listen(peer, node.deliver)
+        transport.listen(peer, node.at_once(node.deliver) if world.turns_at_once else node.deliver)
         server = None
         if isinstance(machine, VersionedMachine):
             server = GroupServer(node, machine, self.names.get)
-            host.requests = self._guarded(server, fatal)
+            turn = node.at_once(server.on_requests, alone=True) if world.turns_at_once else server.on_requests
+            host.requests = self._guarded(turn, fatal)
         alive = SimPeer(host, node, machine, server, log, state, trio.CancelScope(), fatal)
         self.peers[peer] = alive
         world.nursery.start_soon(self._run, alive)
@@ -276,11 +281,11 @@ class SimGroup:
                 peer.died(error)
 
     def _guarded(
-        self, server: GroupServer, fatal: Callable[[BaseException], None]
+        self, sink: Callable[[Sequence[Request]], None], fatal: Callable[[BaseException], None]
     ) -> Callable[[Sequence[Request]], None]:
         def on_requests(requests: Sequence[Request]) -> None:
             try:
-                server.on_requests(requests)
+                sink(requests)
             except StoreError as error:
                 fatal(error)
 

@@ -68,6 +68,8 @@ class World:
         """The monotonic clocks of hosts that do not run at the world's speed."""
         self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
         """Virtual seconds since the world began; asked of the clock itself, for it is asked all the time."""
+        self.turns_at_once = False
+        """Whether nodes take a turn with each delivery, as those of real peers do, and not only after it."""
         self.watch: Watch | None = None
         """Set to have every core watched from its start on."""
         self._boots: dict[str, int] = {}

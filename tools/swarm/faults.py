@@ -10,12 +10,14 @@ from random import Random
 
 import trio
 
+from raftlog.node import Node
 from store.engine import StoreError
 from store.memory_engine import MemoryDisk
 from tools.sim.cluster import SimCluster, SimKvServer
 from tools.sim.group import SimGroup
 from tools.sim.world import World
 from tools.swarm.changes import Changer
+from tools.swarm.cuts import Cuts
 from tools.swarm.healing import Healing
 from tools.swarm.shape import Shape
 
@@ -47,23 +49,25 @@ class Nemesis:
         self.marks: dict[str, int] = {}
         self.lost: set[str] = set()
         self.healing = Healing(self)
+        self.cuts = Cuts(self)
         self.troubles: list[Trouble] = []
         self.resting = False
         self._acts: dict[str, Callable[[float], Awaitable[bool]]] = {
             "crash one": lambda s: self._crash(s, self.some(1)),
-            "crash a leader": lambda s: self._crash(s, self._leader()),
+            "crash a leader": lambda s: self._crash(s, self.leader()),
             "crash new leaders": self._crash_new_leaders,
             "crash at a commit": self._crash_at_commit,
             "crash a majority": lambda s: self._crash(s, self._majority()),
             "crash all": lambda s: self._crash(s, self._everybody()),
             "pause": lambda s: self._pause(s, self.some(1)),
-            "pause a leader": lambda s: self._pause(s, self._leader()),
-            "isolate a leader": self._isolate_leader,
-            "split": self._split,
-            "ring": self._ring,
-            "one-way cut": self._one_way,
-            "cut a group from another": self._cut_groups,
-            "bad link": self._bad_link,
+            "pause a leader": lambda s: self._pause(s, self.leader()),
+            "isolate a leader": self.cuts.isolate_leader,
+            "strand a leader": self.cuts.strand_leader,
+            "split": self.cuts.split,
+            "ring": self.cuts.ring,
+            "one-way cut": self.cuts.one_way,
+            "cut a group from another": self.cuts.groups,
+            "bad link": self.cuts.bad_link,
             "disk stalls": lambda s: self._disk(s, stall=0.2),
             "disk hangs": lambda s: self._disk(s, stall=1.0, hang=True),
             "disk errors": lambda s: self._disk(s, error=0.2),
@@ -113,28 +117,28 @@ class Nemesis:
         first = [store] if isinstance(store, SimGroup) else []
         return first + [self.cluster.groups[gid] for gid in sorted(self.cluster.groups)]
 
-    def _group(self) -> SimGroup:
+    def group(self) -> SimGroup:
         return self.rng.choice(self.groups())
 
     def some(self, count: int) -> list[Member]:
         """Peers of a group that are up."""
-        return self._some_of(self._group(), count)
+        return self._some_of(self.group(), count)
 
     def _some_of(self, group: SimGroup, count: int = 1) -> list[Member]:
         up = sorted(group.peers)
         return [(group, peer) for peer in self.rng.sample(up, min(count, len(up)))]
 
-    def _leader(self) -> list[Member]:
-        group = self._group()
+    def leader(self) -> list[Member]:
+        group = self.group()
         return [(group, peer) for peer in group.leaders()[:1]]
 
     def _majority(self) -> list[Member]:
-        group = self._group()
+        group = self.group()
         up = sorted(group.peers)
         return [(group, peer) for peer in self.rng.sample(up, min(group.membership.quorum, len(up)))]
 
     def _everybody(self) -> list[Member]:
-        groups = self.groups() if self.rng.random() < 0.5 else [self._group()]
+        groups = self.groups() if self.rng.random() < 0.5 else [self.group()]
         return [(group, peer) for group in groups for peer in sorted(group.peers)]
 
     def start(self, group: SimGroup, peer: int, *, although_lost: bool = False) -> bool:
@@ -156,7 +160,7 @@ class Nemesis:
         self.marks[name] = self.marks.get(name, 0) + 1
 
     @contextmanager
-    def _suffers(self, kind: str, peers: Iterable[tuple[str, str]]) -> Iterator[None]:
+    def suffers(self, kind: str, peers: Iterable[tuple[str, str]]) -> Iterator[None]:
         """The block is the time for which these peers have this trouble; (peer, what exactly)."""
         begin = self.world.now()
         try:
@@ -186,7 +190,7 @@ class Nemesis:
     async def _crash_new_leaders(self, seconds: float) -> bool:
         """In one group, each new leader soon after it was elected (the paper's figure 8): before or after its first entries
         have reached the others, and their disks."""
-        group, done = self._group(), False
+        group, done = self.group(), False
         until = self.world.now() + 2 * seconds
         known = {(peer, group.peers[peer].node.core.state.term) for peer in group.leaders()}
         async with trio.open_nursery() as nursery:
@@ -207,7 +211,7 @@ class Nemesis:
     async def _crash_at_commit(self, seconds: float) -> bool:
         """Peers of a group die when a commit, of their log or of their state, is durable and nothing that follows has
         happened: any one of one peer, or one of any peer that installs an image (intent, flip and reset are three)."""
-        group = self._group()
+        group = self.group()
         installs = self.rng.random() < 0.5
         chosen = sorted(group.peers) if installs else [peer for _, peer in self._some_of(group)]
         writers = [(peer, w) for peer in chosen for w in (group.peers[peer].log, group.peers[peer].state)]
@@ -239,102 +243,36 @@ class Nemesis:
         hosts = [group.peers[peer].host for group, peer in members]
         for host in hosts:
             host.pause()
-        with self._suffers("pause", [(host.name, "paused") for host in hosts]):
+        with self.suffers("pause", [(host.name, "paused") for host in hosts]):
             await trio.sleep(seconds)
         for host in hosts:
             host.resume()
         return bool(hosts)
 
-    # --- the network ----------------------------------------------------------------------------------------------
-
-    async def _cut(self, seconds: float, cuts: set[tuple[str, str]]) -> bool:
-        net = self.world.net
-        for source, target in sorted(cuts):
-            net.block(source, target)
-        with self._suffers("cut", cut_off(cuts)):
-            await trio.sleep(seconds)
-        for source, target in sorted(cuts):
-            net.unblock(source, target)
-        return bool(cuts)
-
-    async def _isolate_leader(self, seconds: float) -> bool:
-        members = self._leader()
-        cuts = set()
-        for group, peer in members:
-            name = group.names[peer]
-            others = [other for other in group.names.values() if other != name]
-            if self.rng.random() < 0.4:  # from everybody, clients too
-                others = [other for other in sorted(self.world.net.hosts) if other != name]
-            cuts |= {(name, other) for other in others} | {(other, name) for other in others}
-        return await self._cut(seconds, cuts)
-
-    async def _split(self, seconds: float) -> bool:
-        """All hosts in two sides."""
-        names = sorted(self.world.net.hosts)
-        side = {name for name in names if self.rng.random() < 0.5}
-        return await self._cut(seconds, {(a, b) for a in names for b in names if (a in side) != (b in side)})
-
-    async def _ring(self, seconds: float) -> bool:
-        """Overlapping majorities: each peer of a group reaches only its neighbours."""
-        names = list(self._group().names.values())
-        near = {(a, b) for i, a in enumerate(names) for b in (names[i - 1], names[(i + 1) % len(names)])}
-        far = {(a, b) for a in names for b in names if a != b} - near
-        if len(names) == 3:
-            far = {(names[0], names[1]), (names[1], names[0])}
-        return await self._cut(seconds, far)
-
-    async def _one_way(self, seconds: float) -> bool:
-        group = self._group()
-        name = self.rng.choice(list(group.names.values()))
-        others = [other for other in group.names.values() if other != name]
-        inward = self.rng.random() < 0.5
-        return await self._cut(seconds, {(o, name) if inward else (name, o) for o in others})
-
-    async def _cut_groups(self, seconds: float) -> bool:
-        """Between two groups, or a group and the clients."""
-        groups = self.groups()
-        one = self.rng.choice(groups)
-        clients = [name for name in sorted(self.world.net.hosts) if not name.startswith("server")]
-        others = [list(g.names.values()) for g in groups if g is not one] + [clients]
-        other = self.rng.choice(others)
-        return await self._cut(seconds, {p for a in one.names.values() for b in other for p in ((a, b), (b, a))})
-
-    async def _bad_link(self, seconds: float) -> bool:
-        """One link loses and delays much, in one direction or both."""
-        net, names = self.world.net, list(self._group().names.values())
-        if len(names) < 2:
-            return False
-        a, b = self.rng.sample(names, 2)
-        bad = replace(net.conditions, request_loss=0.5, reply_loss=0.5, delay_s=(0.01, 0.3))
-        links = [(a, b), (b, a)][: self.rng.randint(1, 2)]
-        for link in links:
-            net.links[link] = bad
-        await trio.sleep(seconds)
-        for link in links:
-            net.links.pop(link, None)
-        return True
-
     # --- disks ----------------------------------------------------------------------------------------------------
 
     async def _disk(self, seconds: float, *, stall: float = 0.0, error: float = 0.0, hang: bool = False) -> bool:
         """One peer's disk; errors kill it, a hang makes it give up."""
-        members = self._leader() if self.rng.random() < 0.5 else self.some(1)
+        members = self.leader() if self.rng.random() < 0.5 else self.some(1)
         writers = [w for group, peer in members for w in (group.peers[peer].log, group.peers[peer].state)]
         for writer in writers:
             stall_s = (6.0, 9.0) if hang else (0.05, 1.0)
             writer.conditions = replace(writer.conditions, stall=stall, error=error, stall_s=stall_s)
         kind = "the disk hangs" if hang else "the disk stalls" if stall else "the disk fails"
-        with self._suffers("disk", [(group.names[peer], kind) for group, peer in members]):
+        with self.suffers("disk", [(group.names[peer], kind) for group, peer in members]):
             await trio.sleep(seconds)
         for writer in writers:
             writer.conditions = self.shape.disk
         return bool(writers)
 
     async def _no_space(self, seconds: float) -> bool:
-        peers = [group.peers[peer] for group, peer in (self._majority() if self.rng.random() < 0.5 else self._leader())]
+        members = self._majority() if self.rng.random() < 0.5 else self.leader()
+        if members and self.rng.random() < 0.5:  # so that what is refused then has been done
+            await self.cuts.answers(self.rng.uniform(0.1, 0.5), members[0][0])
+        peers = [group.peers[peer] for group, peer in members if peer in group.peers]
         for peer in peers:
             peer.node.no_space = True
-        with self._suffers("disk", [(peer.host.name, "the disk is full") for peer in peers]):
+        with self.suffers("disk", [(peer.host.name, "the disk is full") for peer in peers]):
             await trio.sleep(seconds)
         for peer in peers:
             peer.node.no_space = False
@@ -384,7 +322,7 @@ class Nemesis:
     # --- what a group does itself ---------------------------------------------------------------------------------
 
     async def _transfer(self, seconds: float) -> bool:
-        for group, peer in self._leader():
+        for group, peer in self.leader():
             node = group.peers[peer].node
             to = self.rng.choice(sorted(group.names))
             return node.core.transfer(to, node.clock())
@@ -392,13 +330,20 @@ class Nemesis:
 
     async def _compact(self, seconds: float) -> bool:
         """Purge the log down to nothing for a while, so that who is behind needs an image."""
-        for group, peer in self._leader():
-            node = group.peers[peer].node
-            before, node.limits = node.limits, replace(node.limits, log_bytes=1, keep_bytes=0)
-            await trio.sleep(seconds)
-            node.limits = before
+        for group, peer in self.leader():
+            with self.compacting(group.peers[peer].node):
+                await trio.sleep(seconds)
             return True
         return False
+
+    @contextmanager
+    def compacting(self, node: Node) -> Iterator[None]:
+        """In the block the node keeps no entry that it need not."""
+        node.limits = replace(node.limits, log_bytes=1, keep_bytes=0)
+        try:
+            yield
+        finally:
+            node.limits = self.shape.limits
 
     def _controllers(self) -> list[Changer]:
         return [c for c in self.changers if c.controller is not None and c.controller.host.alive]
@@ -411,8 +356,7 @@ class Nemesis:
         name = self._controller_host()
         if name is None:
             return False
-        others = [other for other in sorted(self.world.net.hosts) if other != name]
-        return await self._cut(seconds, {p for o in others for p in ((o, name), (name, o))})
+        return await self.cuts.apart(seconds, name)
 
     async def _crash_controller(self, seconds: float) -> bool:
         alive = self._controllers()
@@ -436,19 +380,6 @@ class Nemesis:
         for link in links:
             net.links.pop(link, None)
         return bool(links)
-
-
-def cut_off(cuts: set[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Whom each of the peers in these cuts does not reach, and who does not reach it."""
-    found = []
-    for peer in sorted({name for cut in cuts for name in cut if name.startswith("server")}):
-        to = sorted(target for source, target in cuts if source == peer)
-        by = sorted(source for source, target in cuts if target == peer)
-        text = f"cut off from {', '.join(to)}" if to else ""
-        if by != to:
-            text += f"{'; ' if text and by else ''}{'not reached by ' + ', '.join(by) if by else ''}"
-        found.append((peer, text))
-    return found
 
 
 def corrupt_some_record(disk: MemoryDisk, rng: Random) -> bool:

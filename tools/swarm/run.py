@@ -156,6 +156,7 @@ class Run:
     async def run(self) -> None:
         """Everything. Raises what is wrong."""
         self.world.disk_conditions = self.shape.disk
+        self.world.turns_at_once = self.shape.turns_at_once
         try:
             await self._begin()
             await self._safety()

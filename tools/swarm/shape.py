@@ -42,7 +42,13 @@ FAULTS = {
     "crash a controller": 1.5,
 }
 """Every fault that a seed may have, and its weight beside the others it has."""
-LATER_FAULTS = {"crash at a commit": 3.0, "slow a controller": 2.0, "heal a record": 2.0, "replace a disk": 1.0}
+LATER_FAULTS = {
+    "crash at a commit": 3.0,
+    "slow a controller": 2.0,
+    "heal a record": 2.0,
+    "replace a disk": 1.0,
+    "strand a leader": 2.0,
+}
 """Those that came later: drawn apart, so that the worlds of the seeds without them stay as they were."""
 
 
@@ -76,6 +82,7 @@ class Shape:
     fault_every_s: float
     fault_s: float
     faults: dict[str, float]
+    turns_at_once: bool
     net: NetConditions
     disk: DiskConditions
     raft: RaftConfig
@@ -103,6 +110,7 @@ def features(shape: Shape) -> list[str]:
         "slow network": net.delay_s[1] > 0.01,
         "slow disks": shape.disk.commit_s[1] > 0.01,
         "saves on the loop's thread": shape.disk.at_once,
+        "turns with the delivery": shape.turns_at_once,
         "clocks that drift": shape.drift > 0,
         "lease reads": shape.lease_reads,
         "no sessions": not shape.sessions,
@@ -151,6 +159,7 @@ def draw(seed: int) -> Shape:
         fault_every_s=rng.choice((0.3, 0.8, 2.0)),
         fault_s=rng.choice((0.3, 1.0, 2.5)),
         faults={name: weight for name, weight in FAULTS.items() if rng.random() < 0.35},
+        turns_at_once=sub_rng(seed, "turns at once").random() < 0.5,
         net=_net(rng),
         disk=_disk(rng, raft.election_min_s),
         raft=raft,

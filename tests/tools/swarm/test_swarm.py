@@ -13,7 +13,7 @@ from raftlog.types import LogId
 from shardkv.config import ShardConfig
 from tools.cli.main import cli
 from tools.swarm.campaign import campaign, trace_elsewhere
-from tools.swarm.faults import cut_off
+from tools.swarm.cuts import cut_off
 from tools.swarm.ledger import Ledger, LedgerBroken
 from tools.swarm.page import campaign_page
 from tools.swarm.run import OPERATIONS, SAFETY_S, NoConvergence, Outcome, Run, follows, judge, play
@@ -160,3 +160,9 @@ def test_the_page_of_a_campaign_counts_each_seed_once_and_claims_no_fault_that_w
     del marks["fault: ring"]
     with pytest.raises(ValueError, match="no seed reached ring"):
         campaign_page(map(json.dumps, rows))
+
+
+def test_an_image_comes_to_a_stranded_leader_whose_log_conflicts_with_it() -> None:
+    """What it took and nobody else did lies at the very place where the image ends, and behind it (lessons 27)."""
+    seeds = [play(seed).marks for seed in (25, 42, 51)]
+    assert any(marks.get("core: image over a conflicting suffix") for marks in seeds)
