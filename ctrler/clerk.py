@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from ctrler.api import REQUEST_BYTES, Control
 from raftlog.net.base import RpcClient
-from shardkv.commands import Code, decode_reply
 from shardkv.config import ShardConfig
 from shardkv.errors import NoKey, Refused
 from shardkv.group_clerk import ATTEMPT_S, GroupClerk
+from shardkv.replies import Code, decode_reply
 from shardkv.routing import Routing, decode_routing
 
 DEADLINE_S = 10.0

@@ -10,17 +10,12 @@ from typing import Any, Protocol
 import trio
 
 from raftlog.machine import Applied, NotLeader, NotTaken, Operation, Outcome, ReplicatedStateMachine, Unknown
-from shardkv.commands import (
-    OK_FIELDS,
-    Code,
-    Put,
-    decode_reply,
-    encode_command,
-)
+from shardkv.commands import Put, encode_command
 from shardkv.errors import Maybe, NoKey, Unavailable
 from shardkv.kv_clerk import KvClerk
 from shardkv.kvmachine import VersionedMachine
 from shardkv.methods import Method
+from shardkv.replies import OK_FIELDS, Code, decode_reply
 from shardkv.writing import outcome
 
 

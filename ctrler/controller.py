@@ -41,10 +41,11 @@ from ctrler.records import (
     unpack_outcome,
     unpack_past,
 )
-from shardkv.commands import MAX_PAGE_BYTES, Code
+from shardkv.commands import MAX_PAGE_BYTES
 from shardkv.config import NSHARDS, ShardConfig
 from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.methods import Method
+from shardkv.replies import Code
 from shardkv.routing import Routing
 from store.failpoints import call
 

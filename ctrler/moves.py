@@ -16,17 +16,13 @@ import trio
 from raftlog.codec import CodecError
 from shardkv.commands import (
     MAX_PAGE_BYTES,
-    Code,
     DeleteShard,
     Freeze,
     Install,
     InstallChunk,
     Keep,
-    Reply,
     Summary,
-    decode_reply,
     encode_command,
-    ok_fields,
     summary_of_nobody,
     unpack_summary,
 )
@@ -34,6 +30,7 @@ from shardkv.config import NOBODY
 from shardkv.errors import KvError, Unavailable
 from shardkv.group_clerk import ATTEMPT_S
 from shardkv.methods import Method
+from shardkv.replies import Code, Reply, decode_reply, ok_fields
 from store.failpoints import call
 
 ASKED = {

@@ -29,18 +29,12 @@ from ctrler.records import CURRENT, NEXT, addresses_key, unpack_addresses, unpac
 from raftlog.codec import CodecError, array
 from raftlog.machine import NotLeader, ReplicatedStateMachine, Unknown
 from raftlog.net.base import Request
-from shardkv.commands import (
-    MAX_PAGE_BYTES,
-    Code,
-    bad_request,
-    checked_int,
-    decode_reply,
-    error,
-)
+from shardkv.commands import MAX_PAGE_BYTES, checked_int
 from shardkv.config import ShardConfig
 from shardkv.errors import KvError, NoKey, Refused
 from shardkv.kvmachine import VersionedMachine
 from shardkv.methods import Method
+from shardkv.replies import Code, bad_request, decode_reply, error
 from shardkv.routing import Routing, encode_routing
 from store.engine import ReadTxn
 

@@ -27,8 +27,8 @@ import trio
 from raftlog.net.base import Request, RpcClient
 from raftlog.replacing import Refused, take_in
 from raftlog.types import Mode
-from shardkv.commands import Code, error
 from shardkv.methods import Method
+from shardkv.replies import Code, error
 from shardkv.views import Views
 from store.failpoints import PLACES, BadFailpoint, arm
 

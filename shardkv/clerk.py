@@ -15,20 +15,11 @@ import trio
 from raftlog.codec import CodecError
 from shardkv.arguments import key_bytes, row_limit, value_bytes, version_number
 from shardkv.client_session import ClientSession, ShardSession
-from shardkv.commands import (
-    MAX_PAGE_BYTES,
-    OK_FIELDS,
-    Code,
-    Delete,
-    Put,
-    Reply,
-    decode_reply,
-    hint_of,
-    rows_of,
-)
+from shardkv.commands import MAX_PAGE_BYTES, Delete, Put
 from shardkv.errors import KvError, NoKey, Refused
 from shardkv.group_clerk import ATTEMPT_S, longer
 from shardkv.methods import Method
+from shardkv.replies import OK_FIELDS, Code, Reply, decode_reply, hint_of, rows_of
 from shardkv.router import Router, Search
 from shardkv.writing import Write, outcome, within, written
 from store.keys import prefix_stop

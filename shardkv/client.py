@@ -9,9 +9,9 @@ from random import Random, SystemRandom
 from raftlog.net.base import RpcClient
 from raftlog.net.tcp import TcpRpcClient, parse_address
 from shardkv.clerk import DEADLINE_S, Clerk
-from shardkv.commands import Code
 from shardkv.errors import Refused
 from shardkv.group_clerk import GroupClerk
+from shardkv.replies import Code
 from shardkv.router import Router
 from shardkv.routing import QUERY, Routing, decode_routing
 

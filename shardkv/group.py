@@ -28,23 +28,21 @@ from shardkv.commands import (
     MAX_PAGE_BYTES,
     MAX_PAGE_ROWS,
     MAX_VALUE_BYTES,
-    Code,
     DeleteShard,
     Freeze,
     Install,
     InstallChunk,
     Keep,
     Summary,
-    bad_request,
     checked_int,
     checked_num,
     checked_position,
     decode_entries,
     encode_entries,
-    error,
 )
 from shardkv.config import MAX_SHARDS, NOBODY, NSHARDS, shard_of
 from shardkv.kvmachine import Control, VersionedMachine
+from shardkv.replies import Code, bad_request, error
 from shardkv.shards import (
     NO_SHARD,
     TABLE,

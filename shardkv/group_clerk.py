@@ -11,9 +11,9 @@ import trio
 
 from raftlog.codec import CodecError, array, loads
 from raftlog.net.base import CallFailed, RpcClient
-from shardkv.commands import Code
 from shardkv.errors import Unavailable
 from shardkv.methods import Method
+from shardkv.replies import Code
 
 ATTEMPT_S = 1.0
 """How long the first try at a server may take."""

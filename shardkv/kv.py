@@ -17,7 +17,8 @@ from itertools import islice
 from struct import Struct
 from typing import Any
 
-from shardkv.commands import MAX_PAGE_BYTES, MAX_PAGE_ROWS, Code, Delete, Put
+from shardkv.commands import MAX_PAGE_BYTES, MAX_PAGE_ROWS, Delete, Put
+from shardkv.replies import Code
 from shardkv.shards import ShardRecord
 from store.engine import CorruptRecord, ReadTxn, WriteTxn
 from store.keys import prefix_stop

@@ -11,17 +11,11 @@ import trio
 from raftlog.net.base import RpcClient
 from shardkv.arguments import key_bytes, value_bytes, version_number
 from shardkv.client_session import ClientSession, ShardSession
-from shardkv.commands import (
-    OK_FIELDS,
-    Code,
-    Command,
-    Delete,
-    Put,
-    decode_reply,
-)
+from shardkv.commands import Command, Delete, Put
 from shardkv.errors import NoKey
 from shardkv.group_clerk import GroupClerk
 from shardkv.methods import Method
+from shardkv.replies import OK_FIELDS, Code, decode_reply
 from shardkv.writing import Write, outcome, written
 
 

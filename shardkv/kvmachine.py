@@ -21,7 +21,6 @@ from shardkv.commands import (
     MAX_KEY_BYTES,
     MAX_PAGE_BYTES,
     MAX_PAGE_ROWS,
-    Code,
     Command,
     Delete,
     DeleteShard,
@@ -31,15 +30,14 @@ from shardkv.commands import (
     Keep,
     Put,
     Tag,
-    bad_request,
     checked_int,
     checked_key,
     checked_shard,
     decode_command,
-    error,
 )
 from shardkv.config import shard_of
 from shardkv.methods import Method
+from shardkv.replies import Code, bad_request, error
 from shardkv.shards import SHARDS, ShardRecord, State, decode_record, encode_record, scope_of
 from store.engine import ReadTxn, WriteTxn
 from store.keys import u16
@@ -123,7 +121,7 @@ class VersionedMachine:
         return scope if record.state is State.SERVING else None
 
     def apply(self, txn: WriteTxn, command: bytes, at: LogId) -> bytes:
-        """See `StateMachine.apply`. The reply is one of `commands`, without a tick."""
+        """See `StateMachine.apply`. The reply is one of `replies`, without a tick."""
         _, found, shard = self._decode(txn, command)
         if isinstance(found, CodecError):
             return dumps(bad_request(found))

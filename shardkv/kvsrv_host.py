@@ -11,12 +11,12 @@ from raftlog.net.base import Request
 from raftlog.net.tcp import TcpRpcClient
 from raftlog.net.tcp_server import TcpServer
 from shardkv.admin import failpoints
-from shardkv.commands import Code, error
 from shardkv.disk_watch import watch_disk
 from shardkv.host import Event, PeerSpec, Service, die
 from shardkv.kvmachine import VersionedMachine
 from shardkv.kvsrv import KvServer
 from shardkv.methods import Method
+from shardkv.replies import Code, error
 from shardkv.server import GroupServer
 from shardkv.views import Views
 from store.lmdb_engine import LmdbEngine

@@ -8,10 +8,10 @@ from random import Random
 import trio
 
 from raftlog.net.base import RpcClient
-from shardkv.commands import Hint
 from shardkv.config import ShardConfig, shard_of
 from shardkv.errors import Unavailable
 from shardkv.group_clerk import GroupClerk
+from shardkv.replies import Hint
 from shardkv.routing import Routing
 
 RETRY_S = 0.02

@@ -13,9 +13,10 @@ from raftlog.codec import CodecError, array
 from raftlog.machine import Applied, NotLeader, NotTaken, Operation, Outcome, ReplicatedStateMachine, Unknown
 from raftlog.net.base import Request
 from raftlog.types import MAX_ENTRY_BYTES
-from shardkv.commands import Code, bad_request, checked_int, error
+from shardkv.commands import checked_int
 from shardkv.kvmachine import VersionedMachine
 from shardkv.methods import Method
+from shardkv.replies import Code, bad_request, error
 from store.failpoints import place
 
 REPLY = place("reply", "the answer to a write is known, not sent")

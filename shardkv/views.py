@@ -24,7 +24,7 @@ import trio
 
 from raftlog.codec import CodecError, array
 from raftlog.net.base import Request
-from shardkv.commands import Code, bad_request, error
+from shardkv.replies import Code, bad_request, error
 
 PAGE_BYTES = 64 << 10
 """The most bytes of a page."""

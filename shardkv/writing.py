@@ -9,19 +9,11 @@ import trio
 
 from raftlog.codec import CodecError
 from shardkv.client_session import ShardSession, Stamp
-from shardkv.commands import (
-    Code,
-    Command,
-    Delete,
-    Put,
-    Reply,
-    decode_reply,
-    encode_command,
-    ok_fields,
-)
+from shardkv.commands import Command, Delete, Put, encode_command
 from shardkv.errors import KvError, Maybe, NoKey, Refused, Unavailable, VersionMismatch
 from shardkv.group_clerk import ATTEMPT_S, Attempt, GroupClerk, longer
 from shardkv.methods import Method
+from shardkv.replies import Code, Reply, decode_reply, ok_fields
 
 FULL_S = 0.005
 """The pause of a write before it looks again whether its session has room."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from raftlog.net.base import CallFailed, RpcClient
-from shardkv.commands import Code
 from shardkv.errors import Refused
 from shardkv.methods import Method
+from shardkv.replies import Code
 
 if TYPE_CHECKING:
     from ctrler.clerk import ControllerClerk

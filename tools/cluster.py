@@ -27,11 +27,11 @@ import trio
 from raftlog.net.base import RpcClient
 from store.space import BALLAST_BYTES, DISK_RESERVE_BYTES
 from tools.admin import control, network, peer_status, peer_statuses, shut_down
+from tools.layout import ClusterError, Layout, WrongCall
 from tools.manifest import (
     GroupSpec,
     Manifest,
     need_manifest,
-    new_cluster_id,
     read_manifest,
     split_name,
     sync_folder,
@@ -39,7 +39,7 @@ from tools.manifest import (
 )
 from tools.processes import LockHeld, PeerProcess, ProcessError, free_ports, take_lock
 from tools.serve import is_there, lost_text
-from tools.settings import MAX_GROUP_PEERS, PeerSettings, parse_address
+from tools.settings import PeerSettings, parse_address
 
 USABLE_S = 60.0
 """How long a cluster may take from the start of its processes until it can be used, in seconds."""
@@ -49,43 +49,7 @@ END_S = 5.0
 
 ASK_AGAIN_S = 0.02
 
-MAX_GROUPS = 1000
-"""The most shard groups that `up` makes at once."""
-
 Tell = Callable[[str], None]
-
-
-class ClusterError(Exception):
-    """The cluster is not as it would have to be for what was asked. One line for the user."""
-
-
-class WrongCall(ClusterError):
-    """What was asked for can't be: an unknown peer or group, an impossible layout."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a new cluster is to consist of: `ctrl_peers` controllers and `groups` shard groups of `replicas` peers.
-
-    With `join`, all of the groups share the shards from the beginning; without, group 1 owns all and the others wait.
-    `retain_bases`: how many bases each peer keeps, one per purge of its log.
-    """
-
-    ctrl_peers: int = 3
-    groups: int = 2
-    replicas: int = 3
-    store: str = "kvraft"
-    shards: int = 12
-    join: bool = True
-    lease_reads: bool = False
-    retain_bases: int = 0
-
-    def __post_init__(self) -> None:
-        for name, most in (("ctrl_peers", MAX_GROUP_PEERS), ("replicas", MAX_GROUP_PEERS), ("groups", MAX_GROUPS)):
-            if not 1 <= getattr(self, name) <= most:
-                raise WrongCall(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be 1..{most}")
-        if self.store == "kvsrv" and self.ctrl_peers != 1:
-            raise WrongCall(f"--ctrl-peers {self.ctrl_peers}: a kvsrv is one server")
 
 
 @dataclass
@@ -198,20 +162,7 @@ class LocalCluster:
         return self._planned(layout)
 
     def _planned(self, layout: Layout) -> Manifest:
-        sizes = {0: layout.ctrl_peers, **dict.fromkeys(range(1, layout.groups + 1), layout.replicas)}
-        ports = iter(free_ports(sum(sizes.values())))
-        groups = {
-            gid: GroupSpec.fresh(tuple(f"127.0.0.1:{next(ports)}" for _ in range(size))) for gid, size in sizes.items()
-        }
-        return Manifest(
-            new_cluster_id(),
-            groups,
-            layout.shards,
-            layout.store,
-            join=layout.join,
-            lease_reads=layout.lease_reads,
-            retain_bases=layout.retain_bases,
-        )
+        return layout.local_manifest()
 
     def _create_data(self, manifest: Manifest, gid: int) -> None:
         """Make the directories of a group that has never run; those that are there already are from a killed `up`."""

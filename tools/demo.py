@@ -27,8 +27,9 @@ import shardkv
 from ctrler.clerk import ControllerClerk
 from raftlog.net.base import RpcClient
 from tools.admin import control, network, peer_statuses
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
 from tools.inspect.reader import findings, peer_info
+from tools.layout import Layout
 
 KEYS = 60
 QUERY_LIMIT_S = 2.0

@@ -24,7 +24,8 @@ from raftlog.net.base import CallFailed, RpcClient
 from raftlog.types import LogId
 from shardkv.errors import Refused
 from tools.admin import network, take_in
-from tools.cluster import ASK_AGAIN_S, ClusterError, LocalCluster, UpReport, WrongCall
+from tools.cluster import ASK_AGAIN_S, LocalCluster, UpReport
+from tools.layout import ClusterError, WrongCall
 from tools.manifest import GroupSpec, Manifest, split_name, sync_folder, write_manifest
 from tools.settings import MAX_INCARNATION
 

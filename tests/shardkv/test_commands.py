@@ -14,30 +14,22 @@ from shardkv.commands import (
     MAX_ENTRIES_BYTES,
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
-    Code,
     Command,
     Delete,
     DeleteShard,
     Freeze,
-    Hint,
     Install,
     InstallChunk,
     Keep,
     Put,
-    Reply,
     TooLarge,
-    bad_request,
     decode_command,
     decode_entries,
-    decode_reply,
     encode_command,
     encode_entries,
-    error,
-    hint_of,
-    ok_fields,
-    rows_of,
 )
 from shardkv.config import MAX_NUM
+from shardkv.replies import Code, Hint, Reply, bad_request, decode_reply, error, hint_of, ok_fields, rows_of
 
 GOLDEN: list[tuple[Command, str]] = [
     (Put(b"k", b"v", 0), "8401416b417600"),

@@ -11,7 +11,6 @@ from shardkv import kv
 from shardkv.commands import (
     EMPTY_SUMMARY,
     MAX_VALUE_BYTES,
-    Code,
     Delete,
     DeleteShard,
     Freeze,
@@ -28,6 +27,7 @@ from shardkv.commands import (
 from shardkv.config import MAX_NUM, ShardConfig, shard_of
 from shardkv.group import RESTARTS_MAX, GroupMachine, stored_shards
 from shardkv.methods import Method
+from shardkv.replies import Code
 from shardkv.shards import State
 from store.engine import CorruptRecord, FormatMismatch
 from tests.shardkv.boxes import Box, install_empty, move

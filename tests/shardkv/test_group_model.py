@@ -12,7 +12,6 @@ from raftlog.machine import Operation, plain
 from shardkv import kv
 from shardkv.commands import (
     EMPTY_SUMMARY,
-    Code,
     Command,
     Delete,
     DeleteShard,
@@ -28,6 +27,7 @@ from shardkv.commands import (
 from shardkv.config import shard_of
 from shardkv.group import GroupMachine
 from shardkv.methods import Method
+from shardkv.replies import Code
 from shardkv.shards import State
 from tests.shardkv.boxes import Box
 from tests.shardkv.test_kv import step

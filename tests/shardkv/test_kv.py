@@ -14,7 +14,6 @@ from shardkv.commands import (
     MAX_PAGE_BYTES,
     MAX_PAGE_ROWS,
     MAX_VALUE_BYTES,
-    Code,
     Delete,
     DeleteShard,
     Put,
@@ -22,6 +21,7 @@ from shardkv.commands import (
 )
 from shardkv.kvmachine import KvMachine
 from shardkv.methods import Method
+from shardkv.replies import Code
 from store.engine import CorruptRecord
 from tests.shardkv.boxes import Box
 

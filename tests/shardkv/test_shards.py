@@ -5,19 +5,10 @@ from itertools import product
 import pytest
 
 from raftlog.codec import loads
-from shardkv.commands import (
-    EMPTY_SUMMARY,
-    Code,
-    Command,
-    DeleteShard,
-    Freeze,
-    Install,
-    InstallChunk,
-    Keep,
-    encode_command,
-)
+from shardkv.commands import EMPTY_SUMMARY, Command, DeleteShard, Freeze, Install, InstallChunk, Keep, encode_command
 from shardkv.config import NOBODY
 from shardkv.group import GroupMachine
+from shardkv.replies import Code
 from shardkv.shards import (
     NO_SHARD,
     TABLE,

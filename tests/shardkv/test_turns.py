@@ -11,10 +11,11 @@ import trio
 from raftlog.machine import Operation
 from raftlog.sessions import Sessions
 from raftlog.types import LogId, Role
-from shardkv.commands import Code, Put, encode_command
+from shardkv.commands import Put, encode_command
 from shardkv.host import PeerHost, PeerSpec, create_peer
 from shardkv.kvmachine import KvMachine
 from shardkv.methods import Method
+from shardkv.replies import Code
 from tools.processes import free_ports
 from tools.sim.disk import DiskConditions
 from tools.sim.group import SimGroup

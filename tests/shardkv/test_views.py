@@ -15,8 +15,8 @@ import trio
 import trio.testing
 
 from shardkv import views
-from shardkv.commands import Code
 from shardkv.methods import Method
+from shardkv.replies import Code
 from shardkv.views import PAGE_BYTES, VIEWS_MAX, Views
 
 

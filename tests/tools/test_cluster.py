@@ -10,7 +10,8 @@ import pytest
 
 import shardkv.host
 from store.engine import StoreError
-from tools.cluster import ClusterError, Layout, LocalCluster, UpReport, WrongCall
+from tools.cluster import LocalCluster, UpReport
+from tools.layout import ClusterError, Layout, WrongCall
 from tools.manifest import (
     FILE,
     GroupSpec,

@@ -22,7 +22,8 @@ from shardkv.commands import Put, decode_command
 from shardkv.errors import KvError
 from store.lmdb_engine import LmdbEngine
 from tools.admin import control, network
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
+from tools.layout import Layout
 
 pytestmark = pytest.mark.process
 

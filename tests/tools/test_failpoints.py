@@ -21,8 +21,9 @@ from store.lmdb_engine import LmdbEngine
 from tests.tools.inspect.small_peer import damage_record
 from tests.tools.test_crash import clients, controllers, running
 from tools.admin import failpoints, peer_statuses
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
 from tools.inspect.reader import findings, peer_info
+from tools.layout import Layout
 from tools.serve import main as serve
 
 pytestmark = pytest.mark.process

@@ -14,8 +14,9 @@ from raftlog.durable import HARD_COPY, LOG_TABLES
 from shardkv.group import GroupMachine
 from store.lmdb_engine import LmdbEngine
 from tests.tools.inspect.small_peer import damage_record
-from tools.cluster import ClusterError, Layout, LocalCluster, WrongCall
+from tools.cluster import LocalCluster
 from tools.inspect.reader import findings
+from tools.layout import ClusterError, Layout, WrongCall
 from tools.processes import ProcessError
 from tools.replacing import replace_peer
 

@@ -23,9 +23,10 @@ from shardkv.methods import Method
 from store.format import KEY
 from store.lmdb_engine import LmdbEngine
 from tests.tools.test_crash import check, clients, controllers, running, spread
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
 from tools.demo import run_demo
 from tools.inspect.reader import findings
+from tools.layout import Layout
 
 pytestmark = pytest.mark.process
 

@@ -38,8 +38,9 @@ from shardkv.errors import KvError
 from tools.admin import control, network, peer_statuses
 from tools.bench.figures import quantile
 from tools.bench.report import Report, Reporting, Tell, over_rounds
-from tools.cluster import ClusterError, Layout, LocalCluster
+from tools.cluster import LocalCluster
 from tools.demo import DemoFailed, Outcome, Stage, join_and_leave, spread
+from tools.layout import ClusterError, Layout
 from tools.processes import ProcessError
 from tools.proxy import UNRELIABLE
 from tools.proxy.local import behind_proxy

@@ -20,7 +20,7 @@ from tools.bench.figures import quantile
 from tools.bench.generator import BenchError
 from tools.bench.ours import OurSystem, our_system
 from tools.bench.report import Tell
-from tools.cluster import Layout
+from tools.layout import Layout
 
 CALM_S = 0.15
 AFTER_S = 0.3

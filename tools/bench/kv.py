@@ -28,7 +28,7 @@ from tools.bench.ours import our_system
 from tools.bench.plans import Plan, Point
 from tools.bench.report import Report, Reporting, Tell, over_rounds
 from tools.bench.system import Sample, System
-from tools.cluster import Layout
+from tools.layout import Layout
 
 REPLICAS = 3
 BUSY = 0.85

@@ -18,10 +18,10 @@ from typing import Any
 import trio
 
 from raftlog.net.base import NetworkError
-from shardkv.commands import Code
 from shardkv.config import shard_of
 from shardkv.errors import KvError
 from shardkv.group_clerk import GroupClerk
+from shardkv.replies import Code
 from shardkv.routing import QUERY, decode_routing
 from tools.admin import network, peer_statuses
 from tools.bench.figures import Histogram

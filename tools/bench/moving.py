@@ -20,7 +20,7 @@ from tools.bench.ours import OurSystem, our_system
 from tools.bench.report import Tell, over_rounds
 from tools.bench.usage import usages
 from tools.bench.workload import Workload
-from tools.cluster import Layout
+from tools.layout import Layout
 
 VALUE_BYTES = 64 << 10
 SHARDS = 12

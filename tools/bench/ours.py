@@ -18,7 +18,8 @@ from tools.bench.generator import BenchError, Play, play
 from tools.bench.system import LOAD, Sample
 from tools.bench.usage import Usage, cpu_between, usages
 from tools.bench.workload import Job, Workload
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
+from tools.layout import Layout
 
 FILL_CLIENTS = 256
 FILL_LEAST_PER_S = 200

@@ -23,7 +23,7 @@ from tools.bench.ours import OurSystem, our_system
 from tools.bench.report import Tell, over_rounds
 from tools.bench.usage import usage
 from tools.bench.workload import KEYS_MAX, Workload, key_of
-from tools.cluster import Layout
+from tools.layout import Layout
 
 VALUE_BYTES = 128
 ASK_S = 0.25

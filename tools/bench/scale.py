@@ -28,7 +28,7 @@ from tools.bench.report import Report, Reporting, Tell, over_rounds
 from tools.bench.restart import restart_group
 from tools.bench.usage import cpu_between
 from tools.bench.workload import Workload
-from tools.cluster import Layout
+from tools.layout import Layout
 
 PARTS = ("groups", "idle", "growth")
 FIXED_KEYS = 10_000

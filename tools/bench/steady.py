@@ -20,7 +20,7 @@ from tools.bench.plans import BASE
 from tools.bench.restart import restart_group
 from tools.bench.scale import FIXED_KEYS, sizes
 from tools.bench.workload import Workload
-from tools.cluster import Layout
+from tools.layout import Layout
 
 MINUTES = 60
 PUTS_PER_S = 500.0

@@ -19,8 +19,9 @@ from raftlog.codec import CodecError, dumps, loads
 from raftlog.net.frames import Deframer, Hello, Kind, decode_replies, decode_welcome, encode_batch
 from raftlog.net.tcp_link import parse_address
 from shardkv.client_session import ShardSession
-from shardkv.commands import Code, Put, encode_command
+from shardkv.commands import Put, encode_command
 from shardkv.methods import Method
+from shardkv.replies import Code
 from tools.bench.workload import Workload, draws, key_of, value_of
 
 RECEIVE_BYTES = 1 << 18

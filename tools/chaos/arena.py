@@ -19,7 +19,8 @@ from raftlog.net.base import CallFailed, RpcClient
 from shardkv.errors import Refused
 from tools import admin
 from tools.chaos.places import ForgetfulDisk, Place, SmallDisk
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
+from tools.layout import Layout
 from tools.manifest import Manifest, split_name
 from tools.processes import ProcessError
 from tools.proxy import Proxy

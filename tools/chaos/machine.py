@@ -26,14 +26,14 @@ import trio
 from raftlog.machine import StateMachine
 from raftlog.net.base import CallFailed, RpcClient
 from raftlog.net.tcp import TcpRpcClient
-from shardkv.commands import Code
 from shardkv.methods import Method
+from shardkv.replies import Code
 from tools.admin import peer_statuses
 from tools.chaos.arena import Arena, ChaosCluster
 from tools.chaos.load import Client
 from tools.chaos.machine_peer import create_machine_peer
 from tools.chaos.places import Place
-from tools.cluster import Layout
+from tools.layout import Layout
 from tools.manifest import GroupSpec, Manifest, new_cluster_id
 from tools.processes import ROOT, PeerProcess, free_ports
 

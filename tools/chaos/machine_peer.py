@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from raftlog.machine import Refusal, StateMachine
 from raftlog.types import LogId
-from shardkv.commands import Code, error
 from shardkv.host import Event, PeerHost, PeerSpec, create_peer
 from shardkv.kvmachine import ShardStatus, VersionedMachine
+from shardkv.replies import Code, error
 from store.engine import ReadTxn, WriteTxn
 from tools.serve import main as serve_main
 from tools.settings import PeerSettings

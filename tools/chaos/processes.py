@@ -12,7 +12,7 @@ import trio
 from tools.chaos.arena import Arena, has_own_clock, set_clock
 from tools.chaos.clocked_peer import SEEN_S
 from tools.chaos.faults import Fault, Kind, NotStruck
-from tools.cluster import ClusterError
+from tools.layout import ClusterError
 
 CLOCK_STEPS_S = (-86_400, -3_600, -5, 5, 3_600, 86_400)
 

@@ -30,7 +30,7 @@ from tools.chaos.machine import MachineCluster, equal_states
 from tools.chaos.nemesis import Band, Nemesis, Tally
 from tools.chaos.network import CLIENT
 from tools.chaos.places import Place
-from tools.cluster import Layout
+from tools.layout import Layout
 from tools.processes import ProcessError
 
 PASSED, VIOLATION, NO_CONVERGENCE = "passed", "violation", "no convergence"

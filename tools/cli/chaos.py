@@ -108,7 +108,7 @@ def _plan(
     from secrets import randbelow
 
     from tools.chaos.run import Plan
-    from tools.cluster import Layout
+    from tools.layout import Layout
 
     peers, groups, replicas = sizes
     return Plan(

@@ -68,7 +68,7 @@ def up(
     """
     import trio
 
-    from tools.cluster import Layout
+    from tools.layout import Layout
 
     with one_line_errors():
         _check_layout(folder)

@@ -49,7 +49,7 @@ def one_line_errors() -> Iterator[None]:
     from raftlog.net.base import NetworkError
     from shardkv.errors import Maybe, NoKey, Refused, Unavailable, VersionMismatch
     from store.engine import StoreError
-    from tools.cluster import ClusterError, WrongCall
+    from tools.layout import ClusterError, WrongCall
     from tools.processes import ProcessError
     from tools.settings import SettingsError
 

@@ -25,9 +25,10 @@ from raftlog.durable import LOG_TABLES, append_entries
 from shardkv.errors import KvError
 from store.lmdb_engine import LmdbEngine
 from tools.bench.usage import usage
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
 from tools.inspect.long_log import entries, make_long_log
 from tools.inspect.reader import ask
+from tools.layout import Layout
 
 CLIENTS = 16
 PAIRS = 10

@@ -18,9 +18,10 @@ from raftlog.machine import Operation, decode_operations
 from raftlog.sessions import Refused, Replay
 from raftlog.types import Entry, EntryKind
 from shardkv import kv
-from shardkv.commands import Command, Delete, InstallChunk, Put, decode_command, decode_entries, ok_fields
+from shardkv.commands import Command, Delete, InstallChunk, Put, decode_command, decode_entries
 from shardkv.config import shard_of
 from shardkv.kvmachine import VersionedMachine
+from shardkv.replies import ok_fields
 from shardkv.shards import ShardRecord, scope_of
 from store.engine import ReadTxn
 from tools.inspect.logview import Wanted, decoded_operation, describe_operation, entries

@@ -16,8 +16,8 @@ import trio
 
 from raftlog.net.base import NetworkError, RpcClient
 from raftlog.net.tcp import TcpRpcClient
-from shardkv.commands import Code
 from shardkv.methods import Method
+from shardkv.replies import Code
 from tools.inspect.child import CANNOT_OPEN, FINDINGS, say
 
 _ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")

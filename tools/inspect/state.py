@@ -13,8 +13,9 @@ from raftlog import sessions
 from raftlog.codec import CodecError, loads
 from raftlog.sessions import BadSession, Session, decode_session
 from shardkv import kv
-from shardkv.commands import MAX_KEY_BYTES, decode_reply
+from shardkv.commands import MAX_KEY_BYTES
 from shardkv.config import shard_of
+from shardkv.replies import decode_reply
 from shardkv.shards import ShardRecord, State, scope_of
 from store.engine import CorruptRecord, ReadTxn
 from store.keys import prefix_stop, u64

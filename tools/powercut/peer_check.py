@@ -17,10 +17,10 @@ import trio
 
 from raftlog.durable import read_applied, read_base, read_boot, read_entries, read_hard
 from raftlog.types import HardState, LogId
-from shardkv.commands import OK_FIELDS, Code, decode_reply
 from shardkv.group import GroupMachine
 from shardkv.host import PeerHost, PeerSpec, create_peer
 from shardkv.methods import Method
+from shardkv.replies import OK_FIELDS, Code, decode_reply
 from store.engine import StoreError
 from tools.inspect.peer import open_peer
 from tools.inspect.playing import overlaid

@@ -37,9 +37,10 @@ from raftlog.net.frames import (
     decode_replies,
     decode_requests,
 )
-from shardkv.commands import Code, Put, decode_command
+from shardkv.commands import Put, decode_command
 from shardkv.group_clerk import decoded
 from shardkv.methods import Method
+from shardkv.replies import Code
 from tools.powercut.events import BEGIN, Mark, Step, Talk
 
 

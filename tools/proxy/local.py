@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
 
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
+from tools.layout import Layout
 from tools.proxy.switchboard import Proxy, open_proxy
 
 

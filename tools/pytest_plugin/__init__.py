@@ -127,7 +127,7 @@ def shardkv_sim(request: pytest.FixtureRequest, shardkv_seed: int) -> Simulation
 @pytest.fixture
 def shardkv_cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., ProcessCluster]]:
     """Makes clusters of real processes: `async with shardkv_cluster(groups=1) as cluster`, in a `def` test `with`. Takes
-    the fields of `tools.cluster.Layout`. Whatever becomes of the test, no process outlives it."""
+    the fields of `tools.layout.Layout`. Whatever becomes of the test, no process outlives it."""
     from tools.pytest_plugin.processes import ProcessCluster
 
     made: list[ProcessCluster] = []

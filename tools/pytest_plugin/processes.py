@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar
 import trio
 
 import shardkv
-from tools.cluster import END_S, Layout, LocalCluster
+from tools.cluster import END_S, LocalCluster
+from tools.layout import Layout
 from tools.processes import ProcessError
 
 T = TypeVar("T")

@@ -9,9 +9,10 @@ from typing import Any
 
 from raftlog.codec import CodecError, loads
 from raftlog.types import LogId
-from shardkv.commands import Code, Delete, Put, decode_command
+from shardkv.commands import Delete, Put, decode_command
 from shardkv.group import GroupMachine
 from shardkv.kvmachine import VersionedMachine
+from shardkv.replies import Code
 from shardkv.shards import State
 from store.engine import ReadTxn, WriteTxn
 

@@ -22,7 +22,7 @@ from tools.bench.report import Report
 from tools.bench.show_kv import kv_charts, kv_grids
 from tools.bench.workload import Workload
 from tools.cli.main import cli
-from tools.cluster import Layout
+from tools.layout import Layout
 from tools.processes import child_environment, is_locked
 
 

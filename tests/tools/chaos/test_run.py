@@ -19,8 +19,8 @@ from tools.chaos.places import ForgetfulDisk
 from tools.chaos.run import NO_CONVERGENCE, PASSED, VIOLATION, Outcome, Plan, run, summary
 from tools.checker.history import read_history
 from tools.cli.chaos import chaos
-from tools.cluster import Layout
 from tools.inspect import reader
+from tools.layout import Layout
 
 SMALL = Layout(ctrl_peers=1, groups=1, replicas=1, shards=2)
 

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from tests.tools.test_crash import clients
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
+from tools.layout import Layout
 
 
 async def _make(folder: Path) -> None:

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from shardkv.bases import base_files
 from tests.tools.test_crash import clients, running
-from tools.cluster import Layout
 from tools.inspect.commands import inspect
+from tools.layout import Layout
 
 pytestmark = [pytest.mark.process, pytest.mark.system]
 

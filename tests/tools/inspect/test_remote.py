@@ -14,10 +14,11 @@ import trio
 from click.testing import CliRunner, Result
 
 from tests.tools.test_crash import clients, running
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
 from tools.inspect.commands import inspect
 from tools.inspect.reader import Unreadable, ask
 from tools.inspect.remote import is_address
+from tools.layout import Layout
 
 pytestmark = pytest.mark.process
 

@@ -29,9 +29,10 @@ from raftlog.net.frames import (
     encode_welcome,
 )
 from raftlog.types import Entry, EntryKind, HardState, LogId, Membership
-from shardkv.commands import Code, Put, encode_command
+from shardkv.commands import Put, encode_command
 from shardkv.host import create_peer
 from shardkv.methods import Method
+from shardkv.replies import Code
 from store.lmdb_engine import LmdbEngine
 from tests.tools.powercut.tape import Tape
 from tests.tools.powercut.test_store import powercut

@@ -6,7 +6,8 @@ import pytest
 import trio
 
 import shardkv
-from tools.cluster import Layout, LocalCluster
+from tools.cluster import LocalCluster
+from tools.layout import Layout
 from tools.proxy.local import behind_proxy
 
 LAYOUT = Layout(ctrl_peers=1, groups=1, replicas=3, shards=2)
