@@ -9,7 +9,7 @@
     HISTORY  [first, last | null]                [[[num, config JSON, request id, begun ms, in force ms] ...]]
     REPORT   [gid, {server name: address}]       []         where servers listen now
 
-Replies are [OK, fields ...] or the errors of `shardkv.commands`. A change may be sent again with its request id: it
+Replies are [OK, fields ...] or the errors of `shardkv.replies`. A change may be sent again with its request id: it
 answers with the recorded outcome. MAYBE means "ask again".
 """
 

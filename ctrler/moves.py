@@ -7,9 +7,10 @@ for as long as it takes; between them the caller's `fenced` is asked whether som
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -22,6 +23,7 @@ from shardkv.commands import (
     InstallChunk,
     Keep,
     Summary,
+    checked_position,
     encode_command,
     summary_of_nobody,
     unpack_summary,
@@ -32,6 +34,8 @@ from shardkv.group_clerk import ATTEMPT_S
 from shardkv.methods import Method
 from shardkv.replies import Code, Reply, decode_reply, ok_fields
 from store.failpoints import call
+
+T = TypeVar("T")
 
 ASKED = {
     "probe": call("move.probe", "the target says where a shard's copy goes on"),
@@ -98,6 +102,14 @@ class Page(NamedTuple):
     entries: bytes
     last: bytes
     more: bool
+
+
+def page_behind(position: bytes, fields: Sequence[Any]) -> Page:
+    """What follows the summary in a reply to READ_SHARD. Raises `CodecError`."""
+    page = Page(*fields)
+    if [type(field) for field in page] != [bytes, bytes, bool] or (page.more and page.last <= position):
+        raise CodecError(f"no page behind {position!r:.60}")
+    return page
 
 
 @dataclass(slots=True)
@@ -191,10 +203,7 @@ class Mover:
                 if await self._fenced():
                     raise Fenced(f"change {self.num} was finished by somebody else") from None
                 continue
-            try:
-                reply = decode_reply(body, fields)
-            except CodecError as error:
-                raise Stuck(f"shard {shard}, {step}: group {group.gid} speaks another format: {error}") from error
+            reply = self._read_as(lambda got: decode_reply(got, fields), body, group, shard, step)
             if reply.code is Code.STALE:
                 raise Fenced(
                     f"group {group.gid} has seen change {reply.fields[0]} for shard {shard}, we make {self.num}"
@@ -216,6 +225,13 @@ class Mover:
             group, shard, step, lambda s: group.command(data, deadline_s=s, attempt_s=s), ok_fields(command)
         )
 
+    def _read_as(self, check: Callable[[Any], T], value: Any, group: Group, shard: int, step: str) -> T:
+        """A field of an answer, as `check` gives it. Raises `Stuck`: the group speaks another format."""
+        try:
+            return check(value)
+        except CodecError as error:
+            raise Stuck(f"shard {shard}, {step}: group {group.gid} speaks another format: {error}") from error
+
     def _stuck(self, group: Group, shard: int, step: str, reply: Reply) -> Stuck:
         return Stuck(f"change {self.num}, shard {shard}, {step}: group {group.gid} answered {reply.why}")
 
@@ -227,7 +243,7 @@ class Mover:
             case Code.INSTALLED:
                 return None
             case Code.OK | Code.RESUME:
-                return bytes(reply.fields[0])
+                return self._read_as(checked_position, reply.fields[0], target, shard, "probe")
             case _:
                 raise self._stuck(target, shard, "probe", reply)
 
@@ -239,7 +255,7 @@ class Mover:
             raise Fenced(f"shard {shard} was moved and deleted by somebody else")
         if reply.code is not Code.OK:
             raise self._stuck(source, shard, "freeze", reply)
-        return unpack_summary(reply.fields[0])
+        return self._read_as(unpack_summary, reply.fields[0], source, shard, "freeze")
 
     async def _copy(self, source: Group, target: Group, shard: int, position: bytes, summary: Summary) -> bytes | None:
         """Copy what follows `position` and install. None when installed, else the position to go on from."""
@@ -291,7 +307,9 @@ class Mover:
         if problems:
             raise problems[0]
         assert reply is not None, "no page was read"
-        return None if reply.code is Code.INSTALLED else bytes(reply.fields[0])
+        if reply.code is Code.INSTALLED:
+            return None
+        return self._read_as(checked_position, reply.fields[0], target, shard, "copy")
 
     async def _read(self, source: Group, shard: int, position: bytes) -> Page:
         """The page behind `position`. Tells nothing: it may be read ahead. Raises `Fenced`, `Stuck`."""
@@ -304,10 +322,7 @@ class Mover:
             reply = await self._ask(source, shard, "read", ask, 4)
             match reply.code:
                 case Code.OK:
-                    page = Page(*reply.fields[1:])
-                    if [type(field) for field in page] != [bytes, bytes, bool] or (page.more and page.last <= position):
-                        raise Stuck(f"shard {shard}, read: group {source.gid} gives pages of another format")
-                    return page
+                    return self._read_as(partial(page_behind, position), reply.fields[1:], source, shard, "read")
                 case Code.NOT_YET:  # it applies the freeze soon, or is cut off: another peer is asked next
                     await trio.sleep(NOT_YET_S)
                 case Code.GONE:
@@ -321,7 +336,7 @@ class Mover:
             case Code.OK | Code.INSTALLED:
                 return None
             case Code.RESUME:
-                return bytes(reply.fields[0])
+                return self._read_as(checked_position, reply.fields[0], target, shard, "install")
             case Code.REFUSED:
                 return await self._probe(target, shard)  # staged wrongly: it begins again, or is refused for good
             case _:

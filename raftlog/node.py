@@ -3,8 +3,9 @@ synchronous; the node's own task takes it, or the one that brought what it is fo
 
 A turn of the loop: step what came in, propose what was submitted as few entries, start a read round for what wants to
 read, let time pass (only after the inbox is drained and the time was sampled anew, or a pause would become an
-election), then carry out the effects until there are none, and apply what is committed last of all. A turn waits for
-the disk in one place, `_carry_out_all`: for a commit that a fast disk does at once (see `store.writer`).
+election), then carry out the effects until there are none. A turn waits for the disk in one place, `_carry_out_all`: for
+a commit that a fast disk does at once (see `store.writer`). A leader applies, and answers, before that: clients wait for
+what is committed. A follower applies after it: the leader waits for the acknowledgement.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Node:
         self._inbox: deque[Envelope] = deque()
         self._submitted: list[Submitted] = []
         self._committed: list[Entry] = []
-        """What this turn has to apply."""
+        """What a follower has to apply in this turn."""
         self._reads = NodeReads(self)
         self._journal: list[JournalRecord] = []
         self._images_in = ImageReceiver(self, rsm.machine, log, rsm.writer)
@@ -350,6 +351,8 @@ class Node:
         if effects.truncated is not None:
             self.rsm.release(effects.truncated, "its entry was overwritten here")
         self._committed += effects.committed
+        if self._committed and self.is_leader():
+            self._apply()
         for read in effects.reads:
             self._reads.answer(read)
         for envelope in effects.images:
@@ -358,7 +361,6 @@ class Node:
             self._send_image_to(peer)
 
     def _apply(self) -> None:
-        """Once the entries that came with the news of the commit are saved and acknowledged: the leader waits for that."""
         committed, self._committed = self._committed, []
         self.rsm.apply(committed, self.core.state.log.membership_at)
         self.core.applied(committed[-1].id.index)

@@ -34,8 +34,9 @@ class ReadDone(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """All that a core asks of its node, in the order in which it is to be done (except that `save` need not be waited
-    for): start the save, send, apply what is committed, answer reads, feed images, tell waiters, write the journal."""
+    """All that a core asks of its node, in the order in which it is to be done: start the save, send, tell the waiters of
+    what was cut off, apply what is committed (at the latest before anybody else looks), answer reads, feed images. The save
+    need not be waited for."""
 
     save: Save | None = None
     send: tuple[Envelope, ...] = ()

@@ -109,7 +109,29 @@ def test_a_page_of_another_format_ends_the_move_with_one_line(page: list[Any]) -
 
     async def main() -> None:
         mover = Mover(2, fenced, lambda step, shard: None, trio.current_time)
-        with pytest.raises(Stuck, match="shard 0, read: group 1 gives pages of another format"):
+        with pytest.raises(Stuck, match="shard 0, read: group 1 speaks another format: no page behind"):
             await mover._read(Other(), 0, b"")  # type: ignore[arg-type]
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("field", ["z", [300], 1 << 40, None, bytes(1000)])
+def test_a_position_or_summary_of_another_format_ends_the_move_with_one_line(field: Any) -> None:
+    class Other:
+        gid = 1
+
+        async def command(self, data: bytes, **options: Any) -> list[Any]:
+            return [0, field]
+
+    async def fenced() -> bool:
+        return False
+
+    async def main() -> None:
+        mover = Mover(2, fenced, lambda step, shard: None, trio.current_time)
+        other: Any = Other()
+        with pytest.raises(Stuck, match="shard 0, probe: group 1 speaks another format"):
+            await mover._probe(other, 0)
+        with pytest.raises(Stuck, match="shard 0, freeze: group 1 speaks another format"):
+            await mover._freeze(other, 0, 2, ())
 
     trio.run(main)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import trio
 
 from raftlog.durable import read_slot
+from raftlog.machine import Operation
 from raftlog.messages import ImageChunk
 from raftlog.net.frames import decode_messages
 from raftlog.node_values import NodeLimits
@@ -160,3 +161,33 @@ def test_what_an_image_replaces_and_what_is_left_of_one_does_not_stay_on_the_dis
         await until_caught_up()
 
     simulate(body, seed=5)
+
+
+def test_an_image_takes_the_place_of_a_log_that_conflicts_with_it() -> None:
+    """Clients reach a leader that its peers do not. The next leader has purged its first entry when the old one is back,
+    whose log has entries of its own there and behind it: none of them may stay (lessons 27)."""
+
+    async def body(world: World) -> None:
+        group = SimGroup(world, 0, 3, KvMachine, limits=NodeLimits(log_bytes=1, keep_bytes=0, flush_idle_s=0.05))
+        group.start()
+        old = await group.wait_leader()
+        stranded = group.peers[old].node
+        world.net.isolate(group.names[old], list(group.names.values()))
+        for number in range(20):
+            command = encode_command(Put(b"%d" % number, b"lost", None))
+            stranded.submit(Operation(0, 0, 0, 0, command), lambda outcome: None)
+            await trio.sleep(0.001)
+        with trio.fail_after(20):
+            while not (new := [group.peers[peer].node for peer in group.leaders() if peer != old]):
+                await trio.sleep(0.01)
+            while new[0].core.state.log.base != new[0].core.state.log.last or new[0].flushing.purging:
+                await trio.sleep(0.01)
+            assert stranded.core.state.log.last.index > new[0].core.state.log.last.index
+            world.net.rejoin(group.names[old])
+            while stranded.rsm.applied != new[0].rsm.applied:
+                await trio.sleep(0.01)
+        assert stranded.core.state.rare["image over a conflicting suffix"] == 1
+        assert stranded.core.state.log.last == new[0].core.state.log.last
+        assert list(stranded.view.scan("rows")) == []
+
+    simulate(body)

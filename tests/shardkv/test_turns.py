@@ -181,3 +181,36 @@ def test_the_nodes_of_a_world_take_their_turns_with_a_delivery_or_after_it(at_on
         assert len(answers) == 1
 
     simulate(body)
+
+
+def test_a_leader_answers_what_is_committed_before_it_saves_what_is_new() -> None:
+    """An acknowledgement and a new operation come in one turn: whoever waits for the old one does not wait for a disk."""
+
+    async def body(world: World) -> None:
+        world.disk_conditions = DiskConditions(at_once=True)
+        world.turns_at_once = True
+        group = SimGroup(world, 0, 3, KvMachine)
+        group.start()
+        node: Any = group.peers[await group.wait_leader()].node
+        await trio.sleep(0.3)
+        order: list[str] = []
+        settle, turn, turns = node.log.settle, node._turn, []
+
+        def settled() -> bool:
+            done: bool = settle()
+            order.extend(["saved"] * done)
+            return done
+
+        def with_a_new_one(*, timed: bool = True) -> None:
+            order.clear()
+            if len(turns) < 100:
+                node.submit(put(b"%d" % len(turns)), lambda outcome: order.append("answered"))
+            turn(timed=timed)
+            turns.append(tuple(order))
+
+        node.log.settle, node._turn = settled, with_a_new_one
+        await trio.sleep(1.0)
+        both = [order for order in turns if "answered" in order and "saved" in order]
+        assert both and all(order[0] == "answered" and order[-1] == "saved" for order in both)
+
+    simulate(body)

@@ -57,6 +57,8 @@ class Cuts:
         entry, and then all is well again: what the old one took meanwhile lies where the new one's image ends."""
         for group, old in self.nemesis.leader():
             name = group.names[old]
+            if len(group.names) < 3:
+                return False
             others = [other for other in group.names.values() if other != name]
             clients = [host for host in sorted(self.world.net.hosts) if not host.startswith("server")]
             pairs = [(name, other) for other in others] + [(client, other) for client in clients for other in others]
@@ -74,6 +76,7 @@ class Cuts:
     async def _purge_first(self, node: Node) -> bool:
         """Whether a leader's log begins where its term does, or after it, if it may purge what it has applied."""
         with self.nemesis.compacting(node):
+            node.flushing.purge()  # what is flushed already
             await trio.sleep(0.02)
         role, base = node.core.state.role, node.core.state.log.base
         return isinstance(role, Leader) and base.index >= role.term_start

@@ -52,6 +52,7 @@ class Nemesis:
         self.cuts = Cuts(self)
         self.troubles: list[Trouble] = []
         self.resting = False
+        self._compacting: dict[Node, int] = {}
         self._acts: dict[str, Callable[[float], Awaitable[bool]]] = {
             "crash one": lambda s: self._crash(s, self.some(1)),
             "crash a leader": lambda s: self._crash(s, self.leader()),
@@ -338,12 +339,15 @@ class Nemesis:
 
     @contextmanager
     def compacting(self, node: Node) -> Iterator[None]:
-        """In the block the node keeps no entry that it need not."""
+        """In the block the node keeps no entry that it need not. Blocks may overlap."""
+        self._compacting[node] = self._compacting.get(node, 0) + 1
         node.limits = replace(node.limits, log_bytes=1, keep_bytes=0)
         try:
             yield
         finally:
-            node.limits = self.shape.limits
+            self._compacting[node] -= 1
+            if not self._compacting[node]:
+                node.limits = self.shape.limits
 
     def _controllers(self) -> list[Changer]:
         return [c for c in self.changers if c.controller is not None and c.controller.host.alive]

@@ -160,9 +160,3 @@ def test_the_page_of_a_campaign_counts_each_seed_once_and_claims_no_fault_that_w
     del marks["fault: ring"]
     with pytest.raises(ValueError, match="no seed reached ring"):
         campaign_page(map(json.dumps, rows))
-
-
-def test_an_image_comes_to_a_stranded_leader_whose_log_conflicts_with_it() -> None:
-    """What it took and nobody else did lies at the very place where the image ends, and behind it (lessons 27)."""
-    seeds = [play(seed).marks for seed in (25, 42, 51)]
-    assert any(marks.get("core: image over a conflicting suffix") for marks in seeds)
