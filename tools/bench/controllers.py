@@ -117,10 +117,12 @@ FULL = Plan(cases(), rounds=5, watch_s=5.0, unreliable_rounds=3, unreliable_watc
 """Quick: one server against three. Standard: all on the reliable network, the most telling of the unreliable one."""
 
 
-def chosen(plan: Plan, networks: Sequence[str], down: Sequence[str]) -> Plan:
-    """Only the plan's cases on these networks and with these faults; without names all of them."""
+def chosen(plan: Plan, networks: Sequence[str], down: Sequence[str], rounds: int | None = None) -> Plan:
+    """Only the plan's cases on these networks and with these faults; without names all of them. In so many rounds, if that
+    is said."""
     wanted = [c for c in plan.cases if c.network in (networks or NETWORKS) and c.down in (down or DOWN)]
-    return replace(plan, cases=tuple(wanted))
+    plan = replace(plan, cases=tuple(wanted))
+    return plan if rounds is None else replace(plan, rounds=rounds, unreliable_rounds=rounds)
 
 
 # --- one case --------------------------------------------------------------------------------------------------------

@@ -214,10 +214,12 @@ def kv(
 @click.option(
     "--down", callback=names(("nobody", "follower", "leader", "rolling")), help="Only these cases, with commas."
 )
+@click.option("--rounds", type=click.IntRange(1), help="Rounds, instead of the form's.")
 @bench_options
 def controllers(
     networks: tuple[str, ...],
     down: tuple[str, ...],
+    rounds: int | None,
     form: str | None,
     parent: Path | None,
     picture: Path | None,
@@ -236,7 +238,7 @@ def controllers(
     from tools.bench.show_controllers import controllers_charts, controllers_grids
 
     plans = {"quick": bench_controllers.QUICK, "full": bench_controllers.FULL, None: bench_controllers.STANDARD}
-    plan = bench_controllers.chosen(plans[form], networks, down)
+    plan = bench_controllers.chosen(plans[form], networks, down, rounds)
     if not plan.cases:
         fail("this form has no such cases", USAGE)
     report = measured(parent, lambda folder: bench_controllers.run_controllers(folder, plan, tell))

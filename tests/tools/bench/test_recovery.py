@@ -95,6 +95,7 @@ def test_cases_can_be_chosen() -> None:
     plan = chosen(ControllersPlan(cases()), ["reliable"], ["leader", "nobody"])
     assert {(case.network, case.down) for case in plan.cases} == {("reliable", "leader"), ("reliable", "nobody")}
     assert chosen(plan, [], []) == plan
+    assert {chosen(plan, [], [], rounds=7).rounds_of(case) for case in cases()} == {7}
     done = CliRunner().invoke(cli, ["bench", "controllers", "--quick", "--networks", "unreliable"])
     assert done.exit_code == 2
 
