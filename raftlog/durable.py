@@ -328,12 +328,15 @@ def write_flip(txn: WriteTxn, slot: int, at: LogId, membership: Membership, stat
 
 
 def write_reset(txn: WriteTxn, at: LogId, membership: Membership) -> bool:
-    """Step 2 of an installation: the base moves to the image; the suffix stays only if index *and* term match."""
+    """Step 2 of an installation: the base moves to the image; the suffix stays only if it follows the image, by index *and*
+    term: behind an entry, or behind a base that is there already (of a peer that has lost its state and not its log)."""
     try:
+        base, _ = read_base(txn)
         payload = txn.get("entries", index_key(at.index))
     except CorruptRecord as error:
         raise CorruptLog(str(error)) from error  # for a running peer a `CorruptRecord` is state/'s
     kept = payload is not None and unpack_entry(loads(payload)).id == at
+    kept = kept or base == at
     write_base(txn, at, membership)
     txn.delete_range("entries", b"", index_key(at.index + 1) if kept else None)
     txn.delete("meta", b"intent")

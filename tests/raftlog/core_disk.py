@@ -71,7 +71,7 @@ class Disk:
         self.base, self.base_membership = to, membership
 
     def write_reset(self, at: LogId, membership: Membership) -> None:
-        kept = self.term_at(at.index) == at.term and at.index > self.base.index
+        kept = self.term_at(at.index) == at.term and at.index >= self.base.index
         self.entries = [e for e in self.entries if kept and e.index > at.index]
         self.base, self.base_membership, self.intent = at, membership, None
 

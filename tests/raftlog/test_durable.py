@@ -32,6 +32,7 @@ from raftlog.durable import (
     write_intent,
     write_journal,
     write_purge,
+    write_reset,
     write_save,
 )
 from raftlog.saves import Save
@@ -130,6 +131,20 @@ def test_an_intent_with_its_flip_is_finished(at: LogId, kept: list[int]) -> None
     found = peer.start()
     assert (found.base, found.applied, peer.indexes()) == (at, at, kept)
     assert peer.start().base == at, "and that once and for all"
+
+
+def test_an_image_of_where_the_log_begins_leaves_what_follows() -> None:
+    """The peer has lost its state and not its log; what it acknowledged behind its base is not in the image."""
+    peer, at = Peer(), LogId(2, 6)
+    peer.write_log(lambda txn: write_purge(txn, at, THREE))
+    peer.write_log(lambda txn: write_intent(txn, at, THREE))
+    peer.write_log(lambda txn: write_reset(txn, at, THREE))
+    assert peer.indexes() == [7, 8, 9]
+    peer.write_log(lambda txn: write_intent(txn, at, THREE))
+    peer.write_state(lambda txn: write_flip(txn, 1, at, THREE, b"hash"))
+    found = peer.start()
+    assert (found.base, found.applied, peer.indexes()) == (at, at, [7, 8, 9]), "nor does a start that finishes it"
+    assert [e.id.index for e in found.entries] == [7, 8, 9]
 
 
 # --- what cannot be ----------------------------------------------------------------------------------------------------
