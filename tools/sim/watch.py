@@ -10,13 +10,14 @@ from typing import Any
 from raftlog.codec import loads, unpack_entry, unpack_hard_state, unpack_log_id
 from raftlog.config import RaftConfig
 from raftlog.core import RaftCore
-from raftlog.durable import index_key
-from raftlog.invariants import GroupWitness, InvariantBroken, check, check_step, check_taken, snapshot
+from raftlog.durable import CorruptLog, index_key, read_base, read_entries
+from raftlog.invariants import ALL_BYTES, GroupWitness, InvariantBroken, check, check_step, check_taken, snapshot
 from raftlog.leading import Refusal
 from raftlog.messages import AppendReply, Envelope, HeartbeatReply, ImageReply, Message, RequestVote, VoteReply
 from raftlog.roles import Leader
 from raftlog.state import Effects
 from raftlog.types import HardState, LogId, Membership, PeerId, Restored
+from store.engine import CorruptRecord
 from store.memory_engine import MemoryDisk, MemoryEngine
 
 
@@ -66,9 +67,12 @@ class Watch:
             self.groups[gid].forget(peer)
 
     def check_logs(self, gid: int, cores: list[RaftCore]) -> None:
-        """The whole logs of a group's living cores, against each other."""
+        """The whole logs of a group's living cores, against each other and against their disks."""
         if self.invariants:
             self.groups[gid].check_logs(cores)
+            for core in cores:
+                if isinstance(core, WatchedCore):
+                    core.check_log_on_disk()
 
 
 class WatchedCore(RaftCore):
@@ -168,6 +172,8 @@ class WatchedCore(RaftCore):
         """See `RaftCore.installed`."""
         super().installed(at, membership)
         self._look()
+        if self._watch.invariants:
+            self.check_log_on_disk()
 
     def take(self) -> Effects:
         """See `RaftCore.take`. What leaves is held against the disk. One that hands out nothing has done nothing: the look
@@ -256,6 +262,25 @@ class WatchedCore(RaftCore):
             payload = txn.get("entries", index_key(index))
         found = None if payload is None else unpack_entry(loads(payload)).term
         self._require(found == log.term_at(index), message)
+
+    def check_log_on_disk(self) -> None:
+        """All entries that count as durable are on the disk, not only the one that a promise names."""
+        log, stable = self.state.log, self.state.durability.stable
+        if self.state.installing is not None:
+            return  # what the disk says is ahead of what the core knows
+        try:
+            with self._disk.read() as txn:
+                base, _ = read_base(txn)
+                first = max(base.index, log.base.index) + 1
+                found = {entry.id for entry in read_entries(txn, first, stable)}
+        except CorruptRecord:
+            return  # a planted one: whoever reads it says so
+        except CorruptLog as wrong:
+            raise InvariantBroken(f"peer {self.state.me}: {wrong}") from wrong
+        wanted = [entry.id for entry in log.slice(first, stable, ALL_BYTES)]
+        for at in wanted:
+            if at not in found:
+                raise InvariantBroken(f"peer {self.state.me} counts {at} as durable, its disk has no such entry")
 
     def _promised(self) -> None:
         self._watch.promised[self._gid, self.state.me] = self.state.term
