@@ -64,7 +64,9 @@ def bench_options(command: F) -> F:
 
 def measured(parent: Path | None, work: Callable[[Path], Awaitable[Report]]) -> Report:
     """Do the work in a temporary directory; its errors end the command. Told to end (SIGTERM), it ends its processes first,
-    as it does at a Ctrl-C: whoever limits its time finds no cluster left."""
+    as it does at a Ctrl-C: whoever limits its time finds no cluster left. A script's background command has SIGINT ignored,
+    and would take no notice of either."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="shardkv-bench-", dir=parent))
     try:

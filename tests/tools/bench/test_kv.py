@@ -100,9 +100,12 @@ async def test_a_load_follows_a_leader_that_hands_over(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.system
-def test_told_to_end_it_leaves_no_process_and_no_directory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]], ids=["", "as a script's &"])
+def test_told_to_end_it_leaves_no_process_and_no_directory(tmp_path: Path, shell: list[str]) -> None:
     command = [sys.executable, "-m", "tools.cli.main", "bench", "scale", "--parts", "idle", "--dir", str(tmp_path)]
-    done = subprocess.Popen(command, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.Popen(
+        shell + command, env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         peers = trio.run(_running_peers, tmp_path)
         done.terminate()
