@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,20 @@ class Asked(NamedTuple):
     args: list[Any]
     reply: Any
     method: int = Method.WRITE
+
+
+def order_of_each_turn(node: Any, order: list[str], before: Callable[[], Any] = lambda: None) -> list[tuple[str, ...]]:
+    """What stands in `order` after each turn of the node from now on; `before` is called before each."""
+    turn, turns = node._turn, []
+
+    def watched(*, timed: bool = True) -> None:
+        order.clear()
+        before()
+        turn(timed=timed)
+        turns.append(tuple(order))
+
+    node._turn = watched
+    return turns
 
 
 class Died(Exception):
@@ -144,14 +159,7 @@ def test_a_follower_acknowledges_new_entries_before_it_applies_older_ones() -> N
         send, apply = node.transport.send, node.rsm.apply
         node.transport.send = lambda envelopes: order.append("sent") or send(envelopes)
         node.rsm.apply = lambda *args: order.append("applied") or apply(*args)
-        deliver, turns = node._turn, []
-
-        def turn(*, timed: bool = True) -> None:
-            order.clear()
-            deliver(timed=timed)
-            turns.append(tuple(order))
-
-        node._turn = turn
+        turns = order_of_each_turn(node, order)
         for number in range(200):
             leader.node.submit(put(b"%d" % number), lambda outcome: None)
             await trio.sleep(0.0005)
@@ -194,21 +202,19 @@ def test_a_leader_answers_what_is_committed_before_it_saves_what_is_new() -> Non
         node: Any = group.peers[await group.wait_leader()].node
         await trio.sleep(0.3)
         order: list[str] = []
-        settle, turn, turns = node.log.settle, node._turn, []
+        settle = node.log.settle
 
         def settled() -> bool:
             done: bool = settle()
             order.extend(["saved"] * done)
             return done
 
-        def with_a_new_one(*, timed: bool = True) -> None:
-            order.clear()
+        def ask() -> None:
             if len(turns) < 100:
                 node.submit(put(b"%d" % len(turns)), lambda outcome: order.append("answered"))
-            turn(timed=timed)
-            turns.append(tuple(order))
 
-        node.log.settle, node._turn = settled, with_a_new_one
+        node.log.settle = settled
+        turns = order_of_each_turn(node, order, ask)
         await trio.sleep(1.0)
         both = [order for order in turns if "answered" in order and "saved" in order]
         assert both and all(order[0] == "answered" and order[-1] == "saved" for order in both)

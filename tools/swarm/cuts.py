@@ -42,6 +42,7 @@ class Cuts:
         return await self._between(seconds, {p for o in others for p in ((o, name), (name, o))})
 
     async def isolate_leader(self, seconds: float) -> bool:
+        """From its peers, or from everybody."""
         members = self.nemesis.leader()
         cuts = set()
         for group, peer in members:
@@ -97,6 +98,7 @@ class Cuts:
         return await self._between(seconds, far)
 
     async def one_way(self, seconds: float) -> bool:
+        """A peer hears nobody of its group, or nobody hears it."""
         group = self.nemesis.group()
         name = self.rng.choice(list(group.names.values()))
         others = [other for other in group.names.values() if other != name]

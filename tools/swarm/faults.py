@@ -119,6 +119,7 @@ class Nemesis:
         return first + [self.cluster.groups[gid] for gid in sorted(self.cluster.groups)]
 
     def group(self) -> SimGroup:
+        """One of them."""
         return self.rng.choice(self.groups())
 
     def some(self, count: int) -> list[Member]:
@@ -130,6 +131,7 @@ class Nemesis:
         return [(group, peer) for peer in self.rng.sample(up, min(count, len(up)))]
 
     def leader(self) -> list[Member]:
+        """The leader of a group, if there is one."""
         group = self.group()
         return [(group, peer) for peer in group.leaders()[:1]]
 
