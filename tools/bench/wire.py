@@ -247,6 +247,7 @@ class WireLoad:
             self._moved(session, line, body[2] if code == Code.NOT_LEADER else None, now)
         elif code == Code.SESSION_EXPIRED:
             self._times.repeated += 1
+            session.shards[session.shard].seen(body[-1])  # a new session has to be of now: others were evicted
             self._stamp(session)
             self._send(session)
         else:
